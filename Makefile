@@ -1,0 +1,34 @@
+# Peili's commands. `make demo` and `make test` install all that they need and want nothing before them
+# but git, make, python3 and python3-venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check unit lock clean protos
+
+$(VENV)/.run: requirements/run.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --require-hashes -r requirements/run.txt
+	$(BIN)/pip install -q --no-deps -e .
+	touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.run
+	$(BIN)/pip install -q --require-hashes -r requirements/test.txt
+	touch $@
+
+check: $(VENV)/.test  ## linters, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.test  ## everything that needs neither root nor containerd
+	$(BIN)/pytest -m "not containerd"
+
+lock: $(VENV)/.test  ## pin again, with hashes, from requirements/*.in
+	$(BIN)/pip install -q uv
+	for set in run test; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-header requirements/$$set.in -o requirements/$$set.txt; done
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage*

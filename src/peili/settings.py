@@ -1,0 +1,1 @@
+"""Every option of Peili, parsed once into frozen values."""

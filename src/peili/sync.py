@@ -1,0 +1,1 @@
+"""Tells the router what the store holds."""

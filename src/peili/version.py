@@ -1,0 +1,3 @@
+"""The one place that knows Peili's version."""
+
+VERSION = "0.1.0"
