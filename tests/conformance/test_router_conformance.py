@@ -20,7 +20,7 @@ OTHER = Key("docker.io/library/alpine:3")
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of router. `start` runs one in each nursery, all knowing each other; it returns them with their ports."""
+    """A kind of router. `start` runs one in each nursery, in one cluster; it returns them with their ports."""
 
     name: str
     start: Callable[[Sequence[trio.Nursery]], Awaitable[Sequence[tuple[Router, int]]]]
