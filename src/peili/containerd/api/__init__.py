@@ -1,0 +1,1 @@
+"""Messages of containerd's gRPC interface: generated, see README.md beside this file."""
