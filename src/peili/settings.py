@@ -1,1 +1,176 @@
-"""Every option of Peili, parsed once into frozen values."""
+"""Every option of `peili run`, parsed once into frozen values.
+
+A parser takes the text of a flag or of an environment variable and raises InvalidSetting, which says what is
+allowed; the command line adds the setting's name and the value.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from peili.http.message import SocketAddress
+from peili.oci.reference import InvalidReference, check_registry
+from peili.registry.credentials import Credentials, InvalidCredentials
+from peili.routing.bootstrap import Source
+
+_DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>ms|s|m|h)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_DURATION = 24 * 3600.0
+_MAXIMUM_FILTER_LENGTH = 1024
+_MAXIMUM_CREDENTIALS_SIZE = 4096
+# Names under which people know Docker's registry; containerd asks for all of them as docker.io.
+_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
+_ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
+
+
+class InvalidSetting(ValueError):
+    """The value of a setting is wrong; the text says what is allowed."""
+
+
+class LogLevel(StrEnum):
+    """How much is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerdStoreSettings:
+    """containerd's content store. `content_path` None: ask containerd."""
+
+    socket: Path
+    namespace: str
+    content_path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutStoreSettings:
+    """An OCI image layout directory."""
+
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """What `peili run` is told. Times in seconds; `mirrored_registries` empty means all."""
+
+    registry_address: SocketAddress
+    router_address: SocketAddress
+    operations_address: SocketAddress
+    advertise_address: str | None
+    bootstrap: tuple[Source, ...]
+    store: ContainerdStoreSettings | LayoutStoreSettings
+    mirrored_registries: frozenset[str]
+    filters: tuple[re.Pattern[str], ...]
+    resolve_tags: bool
+    resolve_latest: bool
+    resolve_timeout: float
+    stall_timeout: float
+    grace_period: float
+    data_directory: Path | None
+    credentials: Credentials | None
+    zone: str
+    log_level: LogLevel
+
+
+def parse_socket_address(text: str) -> SocketAddress:
+    """`IP:PORT` or `[IP6]:PORT`; raise InvalidSetting."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ipaddress.ip_address(host[1:-1] if bracketed else host)
+    except ValueError as error:
+        raise InvalidSetting("write IP:PORT, as 0.0.0.0:5000 or [::]:5000") from error
+    if not colon or bracketed != (address.version == 6) or not re.fullmatch(r"[0-9]{1,5}", port, re.ASCII):
+        raise InvalidSetting("write IP:PORT, as 0.0.0.0:5000 or [::]:5000")
+    if not 0 < int(port) <= 65535:
+        raise InvalidSetting("a port lies between 1 and 65535")
+    return SocketAddress(str(address), int(port))
+
+
+def parse_ip_address(text: str) -> str:
+    """An IP address that peers can reach; raise InvalidSetting."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise InvalidSetting("write an IP address of this node, as 10.0.0.7") from error
+    if address.is_unspecified or address.is_multicast:
+        raise InvalidSetting("peers cannot reach this address; write one of this node")
+    return str(address)
+
+
+def parse_duration(text: str) -> float:
+    """A time with its unit, in seconds; raise InvalidSetting."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise InvalidSetting("write a number with a unit, ms, s, m or h, as 250ms or 1.5s")
+    seconds = float(found["number"]) * _SECONDS[found["unit"]]
+    if not 0.001 <= seconds <= _LONGEST_DURATION:
+        raise InvalidSetting("a duration lies between 1ms and 24h")
+    return seconds
+
+
+def parse_mirrored_registry(text: str) -> str:
+    """An upstream registry by URL or by host[:port], as containerd's `ns` names it; raise InvalidSetting."""
+    host = text
+    if "://" in text:
+        try:
+            parts = urlsplit(text)
+        except ValueError as error:
+            raise InvalidSetting(f"not a URL: {error}") from error
+        if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise InvalidSetting("write the registry's URL without a path, as https://ghcr.io")
+        host = parts.netloc
+    try:
+        registry = check_registry(host)
+    except InvalidReference as error:
+        raise InvalidSetting(f"{error}; write the registry's URL, as https://ghcr.io") from error
+    return "docker.io" if registry in _DOCKER_HUB else registry
+
+
+def parse_filter(text: str) -> re.Pattern[str]:
+    """A regular expression of references to leave alone; raise InvalidSetting."""
+    if len(text) > _MAXIMUM_FILTER_LENGTH:
+        raise InvalidSetting(f"a regular expression of at most {_MAXIMUM_FILTER_LENGTH} characters")
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InvalidSetting(f"not a regular expression of Python's re: {error}") from error
+
+
+def parse_zone(text: str) -> str:
+    """A zone's name, or nothing; raise InvalidSetting."""
+    if text and not _ZONE.fullmatch(text):
+        raise InvalidSetting("a zone is a label of at most 64 letters, digits, '.', '_' and '-'")
+    return text
+
+
+def parse_layout_directory(text: str) -> Path:
+    """The directory in `layout:DIR`; raise InvalidSetting."""
+    kind, colon, directory = text.partition(":")
+    if kind != "layout" or not colon or not directory:
+        raise InvalidSetting("write containerd, or layout:DIR with the directory of an OCI image layout")
+    return Path(directory)
+
+
+def read_credentials(path: Path) -> Credentials:
+    """The one line `user:password` of a file; raise InvalidSetting, which never repeats what is in it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAXIMUM_CREDENTIALS_SIZE + 1)
+        if len(content) > _MAXIMUM_CREDENTIALS_SIZE:
+            raise InvalidSetting(f"the file has more than {_MAXIMUM_CREDENTIALS_SIZE} bytes")
+        return Credentials.parse(content.decode("utf-8"))
+    except OSError as error:
+        raise InvalidSetting(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSetting("the file is not UTF-8 text") from error
+    except InvalidCredentials as error:
+        raise InvalidSetting(str(error)) from error

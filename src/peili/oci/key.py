@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NewType
 
 from peili.oci.digest import Digest
-from peili.oci.reference import Reference, InvalidReference
+from peili.oci.reference import InvalidReference, Reference
 
 Key = NewType("Key", str)
 

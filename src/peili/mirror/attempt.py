@@ -1,0 +1,135 @@
+"""One attempt: one provider is asked for one piece of content, and its answer checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from peili.http.client import Client, Response
+from peili.http.errors import (
+    BodyTooLarge,
+    ConnectFailed,
+    HttpError,
+    ResponseTimeout,
+    SourceEnded,
+    SourceStalled,
+)
+from peili.http.message import Headers, SocketAddress
+from peili.mirror.answer import (
+    MAXIMUM_MANIFEST_SIZE,
+    SMALL_BLOB_SIZE,
+    Head,
+    check_body,
+    check_head,
+)
+from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.oci.descriptor import Descriptor
+from peili.oci.distribution import ContentTarget, ManifestTarget, render_target
+from peili.oci.ranges import RangeRequest, Span
+from peili.routing.protocol import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for. `range` None means all of it; `head_only` that no body is needed."""
+
+    target: ContentTarget
+    range: RangeRequest | None = None
+    head_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A small body that was read completely and fits its digest; `span` is the part that was asked for."""
+
+    provider: Provider
+    descriptor: Descriptor
+    span: Span
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A large body that stands ready to be relayed; whoever holds this closes the response."""
+
+    provider: Provider
+    descriptor: Descriptor
+    span: Span
+    response: Response
+
+
+Answer = Whole | Stream
+
+
+class Asker:
+    """Asks providers. `headers` go with every request: the mark against forwarding, and credentials.
+
+    `silence`: seconds that a provider may be silent before the head, or within a small body.
+    """
+
+    def __init__(self, client: Client, headers: Headers, *, silence: float) -> None:
+        self._client = client
+        self._headers = headers
+        self._silence = silence
+
+    async def ask(self, provider: Provider, wanted: Wanted) -> Answer:
+        """Ask one provider; raise AttemptFailed. A small body is checked whole, a large one only by its head."""
+        try:
+            return await self._ask(provider, wanted)
+        except HttpError as error:
+            raise AttemptFailed(_kind_of(error), str(error)) from error
+
+    async def _ask(self, provider: Provider, wanted: Wanted) -> Answer:
+        response, head = await self._open(provider, wanted)
+        if _is_streamed(wanted, head):
+            return Stream(provider, head.descriptor, head.span, response)
+        if wanted.range is not None:
+            # A part cannot be checked by the digest: ask for all of it.
+            await response.aclose()
+            whole = await self.ask(provider, replace(wanted, range=None))
+            if isinstance(whole, Stream):
+                await whole.response.aclose()
+                raise AttemptFailed(FailureKind.LENGTH, "the size changed between two answers")
+            return Whole(provider, whole.descriptor, wanted.range.resolve(whole.descriptor.size), whole.body)
+        async with response:
+            body = await response.read(MAXIMUM_MANIFEST_SIZE, timeout=self._silence)
+        check_body(wanted.target, head.descriptor, body)
+        return Whole(provider, head.descriptor, head.span, body)
+
+    async def _open(self, provider: Provider, wanted: Wanted) -> tuple[Response, Head]:
+        headers = self._headers
+        if wanted.range is not None:
+            headers = headers.with_("Range", str(wanted.range))
+        response = await self._client.open(
+            SocketAddress(provider.host, provider.port),
+            "HEAD" if wanted.head_only and not isinstance(wanted.target, ManifestTarget) else "GET",
+            render_target(wanted.target),
+            headers,
+            connect_timeout=self._silence,
+            head_timeout=self._silence,
+        )
+        try:
+            head = check_head(
+                wanted.target, wanted.range, response.status, response.headers, response.content_length
+            )
+        except AttemptFailed:
+            await response.aclose()
+            raise
+        return response, head
+
+
+def _is_streamed(wanted: Wanted, head: Head) -> bool:
+    """A manifest is never streamed: for a tag's HEAD too it is fetched and hashed."""
+    if isinstance(wanted.target, ManifestTarget):
+        return False
+    return wanted.head_only or head.descriptor.size > SMALL_BLOB_SIZE
+
+
+def _kind_of(error: HttpError) -> FailureKind:
+    kinds: dict[type[HttpError], FailureKind] = {
+        ConnectFailed: FailureKind.CONNECT,
+        ResponseTimeout: FailureKind.TIMEOUT,
+        BodyTooLarge: FailureKind.LENGTH,
+        SourceEnded: FailureKind.ENDED,
+        SourceStalled: FailureKind.STALLED,
+    }
+    return kinds.get(type(error), FailureKind.PROTOCOL)

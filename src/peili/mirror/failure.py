@@ -1,0 +1,39 @@
+"""How a provider can fail us: the kinds that metrics count and logs name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class FailureKind(StrEnum):
+    """Why an attempt at a provider brought nothing, or not all."""
+
+    CONNECT = "connect"  # refused, unreachable, no connection in time
+    TIMEOUT = "timeout"  # connected, but no head of an answer in time
+    PROTOCOL = "protocol"  # not HTTP, or an answer that HTTP does not allow
+    NOT_FOUND = "not_found"  # the provider has it no longer
+    DENIED = "denied"  # 401 or 403: credentials differ between the nodes, or a filter
+    BUSY = "busy"  # 503: the provider's upload limit
+    STATUS = "status"  # any other status
+    LENGTH = "length"  # a length or range that does not fit what was asked
+    DIGEST = "digest"  # other content than asked
+    TYPE = "type"  # a media type that does not fit
+    STALLED = "stalled"  # no progress in the middle
+    ENDED = "ended"  # the connection ended in the middle
+
+
+# These say something of the node, not only of the one key: such a provider is asked last for a while.
+_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND}
+
+
+class AttemptFailed(Exception):
+    """One provider failed; the next is asked."""
+
+    def __init__(self, kind: FailureKind, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+    @property
+    def blames_node(self) -> bool:
+        """Whether the provider should be asked last for a while."""
+        return self.kind in _NODE_IS_AT_FAULT

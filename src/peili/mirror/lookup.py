@@ -1,0 +1,189 @@
+"""The part of a race that acts: asks the router and the providers as the Race decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+import trio
+
+from peili.mirror.attempt import Answer, Asker, Stream, Wanted
+from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.history import History
+from peili.mirror.race import GiveUp, Race, RaceLimits, Start
+from peili.oci.key import Key
+from peili.routing.protocol import Provider, Router
+
+
+class Observer(Protocol):
+    """Who wants to hear what happens on the way; metrics, mostly. Must not raise and must not wait."""
+
+    def attempt_failed(self, provider: Provider, kind: FailureKind, text: str) -> None:
+        """A provider brought nothing, or not all."""
+        ...
+
+    def hedged(self) -> None:
+        """A second provider was asked beside a slow one."""
+        ...
+
+    def resumed(self) -> None:
+        """A body goes on from another provider."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The race was won. `attempts` providers were asked; `resolve_seconds` until the first was named."""
+
+    answer: Answer
+    attempts: int
+    resolve_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class NotFound:
+    """Nobody has it, or nobody could be asked in time."""
+
+    reason: str
+    attempts: int
+    resolve_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    provider: Provider
+
+
+@dataclass(frozen=True, slots=True)
+class _Exhausted:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Won:
+    answer: Answer
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    provider: Provider
+    failure: AttemptFailed
+
+
+_Event = _Named | _Exhausted | _Won | _Lost
+# Events that may wait for the loop: it takes each at once, so this only has to cover one burst of the router.
+_EVENT_BUFFER = 256
+
+
+class Lookup:
+    """Finds providers of a key and races them."""
+
+    def __init__(
+        self, router: Router, asker: Asker, history: History, limits: RaceLimits, observer: Observer
+    ) -> None:
+        self._router = router
+        self._asker = asker
+        self._history = history
+        self._limits = limits
+        self._observer = observer
+
+    async def run(self, key: Key, wanted: Wanted, excluded: Collection[str] = ()) -> Found | NotFound:
+        """Race the providers of this key; the caller closes the answer of a Found."""
+        started = trio.current_time()
+        race = Race(self._limits, self._history, now=started, excluded=excluded)
+        send, receive = trio.open_memory_channel[_Event](_EVENT_BUFFER)
+        won: _Won | None = None
+        resolved: list[float] = []
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._name_providers, key, send)
+                outcome = await self._play(race, wanted, nursery, send, receive, resolved)
+                if isinstance(outcome, _Won):
+                    won = outcome
+                nursery.cancel_scope.cancel()
+        finally:
+            # Attempts that were won in the same moment, and everything when we are cancelled.
+            await _close_answers(receive)
+        resolve_seconds = (resolved[0] if resolved else trio.current_time()) - started
+        if won is not None:
+            return Found(won.answer, race.attempts, resolve_seconds)
+        assert isinstance(outcome, GiveUp)
+        return NotFound(outcome.reason, race.attempts, resolve_seconds)
+
+    async def _play(
+        self,
+        race: Race,
+        wanted: Wanted,
+        nursery: trio.Nursery,
+        send: trio.MemorySendChannel[_Event],
+        receive: trio.MemoryReceiveChannel[_Event],
+        resolved: list[float],
+    ) -> _Won | GiveUp:
+        while True:
+            step = race.next_step(trio.current_time())
+            if isinstance(step, GiveUp):
+                return step
+            if isinstance(step, Start):
+                race.started(step.provider, trio.current_time())
+                if step.hedge:
+                    self._observer.hedged()
+                nursery.start_soon(self._attempt, step.provider, wanted, send)
+                continue
+            with trio.move_on_at(step.until):
+                event = await receive.receive()
+                if isinstance(event, _Won):
+                    self._history.answered(event.answer.provider.peer_id, event.seconds)
+                    return event
+                self._note(race, event, resolved)
+
+    def _note(self, race: Race, event: _Named | _Exhausted | _Lost, resolved: list[float]) -> None:
+        match event:
+            case _Named(provider):
+                if not resolved:
+                    resolved.append(trio.current_time())
+                race.found(provider)
+            case _Exhausted():
+                race.exhausted()
+            case _Lost(provider, failure):
+                race.failed(provider)
+                if failure.blames_node:
+                    self._history.failed(provider.peer_id, trio.current_time())
+                self._observer.attempt_failed(provider, failure.kind, str(failure))
+
+    async def _name_providers(self, key: Key, send: trio.MemorySendChannel[_Event]) -> None:
+        async with self._router.find_providers(key) as providers:
+            async for provider in providers:
+                await send.send(_Named(provider))
+        await send.send(_Exhausted())
+
+    async def _attempt(self, provider: Provider, wanted: Wanted, send: trio.MemorySendChannel[_Event]) -> None:
+        started = trio.current_time()
+        try:
+            answer = await self._asker.ask(provider, wanted)
+        except AttemptFailed as failure:
+            await send.send(_Lost(provider, failure))
+            return
+        event = _Won(answer, trio.current_time() - started)
+        try:
+            # Without a checkpoint in between: an answer is either in the channel or closed, never lost.
+            send.send_nowait(event)
+        except trio.WouldBlock:
+            await _close(answer)
+            await send.send(_Lost(provider, AttemptFailed(FailureKind.TIMEOUT, "too many events at once")))
+
+
+async def _close_answers(receive: trio.MemoryReceiveChannel[_Event]) -> None:
+    while True:
+        try:
+            event = receive.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel):
+            return
+        if isinstance(event, _Won):
+            await _close(event.answer)
+
+
+async def _close(answer: Answer) -> None:
+    if isinstance(answer, Stream):
+        await answer.response.aclose()

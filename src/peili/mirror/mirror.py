@@ -1,0 +1,149 @@
+"""The mirror: what this node lacks comes from its peers, or not at all (404, and containerd goes upstream)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
+from peili.http.message import Headers
+from peili.http.server import Exchange, Sink
+from peili.mirror.attempt import Stream, Wanted, Whole
+from peili.mirror.failure import FailureKind
+from peili.mirror.giveup import GiveUps
+from peili.mirror.history import History
+from peili.mirror.lookup import Found, Lookup, NotFound, Observer
+from peili.oci.distribution import ContentTarget, content_headers
+from peili.oci.key import Key
+from peili.oci.ranges import RangeRequest
+
+# Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
+MAXIMUM_RESUMES = 8
+
+
+@dataclass(slots=True)
+class Trace:
+    """What happened while one request was mirrored, for its log line. Times in seconds."""
+
+    providers: list[str] = field(default_factory=list)
+    resolve_seconds: float = 0.0
+    attempts: int = 0
+    resumes: int = 0
+    reason: str = ""  # of a miss or of a body that ended early
+
+
+class Mirror:
+    """Answers requests of this node's containerd with content of its peers."""
+
+    def __init__(
+        self, lookup: Lookup, history: History, giveups: GiveUps, observer: Observer, *, stall_timeout: float
+    ) -> None:
+        self._lookup = lookup
+        self._history = history
+        self._giveups = giveups
+        self._observer = observer
+        self._stall_timeout = stall_timeout
+
+    async def answer(
+        self, exchange: Exchange, key: Key, target: ContentTarget, wanted_range: RangeRequest | None
+    ) -> Trace:
+        """Answer with a peer's content; where nobody has it nothing is sent, and `exchange.started` stays False.
+
+        Raise SinkClosed when containerd goes away.
+        """
+        trace = Trace()
+        if target.digest is not None and self._giveups.contains(target.digest, trio.current_time()):
+            trace.reason = "gave_up"
+            return trace
+        wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
+        outcome = await self._lookup.run(key, wanted)
+        trace.resolve_seconds = outcome.resolve_seconds
+        trace.attempts = outcome.attempts
+        if isinstance(outcome, NotFound):
+            trace.reason = outcome.reason
+            return trace
+        trace.providers.append(_address(outcome))
+        if isinstance(outcome.answer, Whole):
+            await _send_whole(exchange, outcome.answer, wanted_range)
+        else:
+            await self._send_stream(exchange, key, wanted, outcome.answer, trace)
+        return trace
+
+    async def _send_stream(
+        self, exchange: Exchange, key: Key, wanted: Wanted, stream: Stream, trace: Trace
+    ) -> None:
+        part = stream.span if wanted.range is not None else None
+        headers = Headers.of(content_headers(stream.descriptor, part))
+        try:
+            sink = await exchange.start(200 if part is None else 206, headers, stream.span.length)
+        except BaseException:
+            await stream.response.aclose()
+            raise
+        if wanted.head_only:
+            await stream.response.aclose()
+            return
+        await self._relay(sink, key, wanted, stream, trace)
+
+    async def _relay(self, sink: Sink, key: Key, wanted: Wanted, stream: Stream, trace: Trace) -> None:
+        """Relay the body, from one provider after another; return early when nobody is left."""
+        descriptor, stop = stream.descriptor, stream.span.stop
+        used: set[str] = set()
+        while True:
+            async with stream.response as response:
+                try:
+                    await sink.relay(response.source, sink.remaining, stall_timeout=self._stall_timeout)
+                    return
+                except (SourceEnded, SourceStalled) as error:
+                    self._blame(stream, error)
+            used.add(stream.provider.peer_id)
+            offset = stop - sink.remaining
+            successor = await self._successor(key, wanted, stream, used, offset, stop)
+            if successor is None or trace.resumes >= MAXIMUM_RESUMES:
+                if successor is not None:
+                    await successor.response.aclose()
+                trace.reason = "ended_early"
+                self._giveups.remember(descriptor.digest, trio.current_time())
+                return
+            stream = successor
+            trace.resumes += 1
+            trace.providers.append(f"{stream.provider.host}:{stream.provider.port}")
+            self._observer.resumed()
+
+    async def _successor(
+        self, key: Key, wanted: Wanted, before: Stream, used: set[str], offset: int, stop: int
+    ) -> Stream | None:
+        """Another provider's stream of exactly the missing bytes, or None."""
+        missing = RangeRequest(offset, stop - 1) if (offset, stop) != (0, before.descriptor.size) else None
+        outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used)
+        if not isinstance(outcome, Found) or not isinstance(outcome.answer, Stream):
+            return None
+        stream = outcome.answer
+        # The digest was compared with the question; the size has to be that of the head that went out.
+        if stream.descriptor.size != before.descriptor.size:
+            await stream.response.aclose()
+            return None
+        return stream
+
+    def _blame(self, stream: Stream, error: SourceEnded | SourceStalled) -> None:
+        kind = FailureKind.STALLED if isinstance(error, SourceStalled) else FailureKind.ENDED
+        self._history.failed(stream.provider.peer_id, trio.current_time())
+        self._observer.attempt_failed(stream.provider, kind, str(error))
+
+
+async def _send_whole(exchange: Exchange, answer: Whole, wanted_range: RangeRequest | None) -> None:
+    part = answer.span if wanted_range is not None else None
+    headers = Headers.of(content_headers(answer.descriptor, part))
+    if exchange.request.method == "HEAD":
+        await exchange.start(200 if part is None else 206, headers, answer.span.length)
+        return
+    body = answer.body[answer.span.start : answer.span.stop]
+    await exchange.respond(200 if part is None else 206, headers, body)
+
+
+def _address(found: Found) -> str:
+    provider = found.answer.provider
+    return f"{provider.host}:{provider.port}"
+
+
+__all__ = ["Mirror", "SinkClosed", "Trace"]

@@ -1,0 +1,117 @@
+"""Which provider is asked when: the decisions of one race, without I/O and without a clock.
+
+The story of a race: providers are found one after another; the best is asked; when it is slow for its own history,
+a second one is asked beside it; when one fails, the next; the first good answer ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from peili.mirror.history import History
+from peili.routing.protocol import Provider
+
+
+@dataclass(frozen=True, slots=True)
+class RaceLimits:
+    """Bounds of one race. `resolve_timeout`: seconds for the first provider to be found."""
+
+    resolve_timeout: float
+    attempts: int = 6
+    at_once: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Ask this provider now; `hedge` when others are still being asked."""
+
+    provider: Provider
+    hedge: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before this time, unless something happens. Infinite where only an event can help."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Nobody has it; the reason is for logs and metrics."""
+
+    reason: str
+
+
+Step = Start | Wait | GiveUp
+
+
+class Race:
+    """The state of one race. Events come in by the first four methods; `next_step` says what to do."""
+
+    def __init__(self, limits: RaceLimits, history: History, *, now: float, excluded: Collection[str] = ()) -> None:
+        self._limits = limits
+        self._history = history
+        self._found_by = now + limits.resolve_timeout
+        self._excluded = frozenset(excluded)
+        self._waiting: list[Provider] = []
+        self._running: dict[str, float] = {}
+        self._known: set[str] = set()
+        self._attempts = 0
+        self._exhausted = False
+
+    @property
+    def attempts(self) -> int:
+        """How many providers were asked."""
+        return self._attempts
+
+    def found(self, provider: Provider) -> None:
+        """The router named a provider; a second naming and an excluded one count for nothing."""
+        if provider.peer_id in self._excluded or provider.peer_id in self._known:
+            return
+        self._known.add(provider.peer_id)
+        self._waiting.append(provider)
+
+    def exhausted(self) -> None:
+        """The router can name no more."""
+        self._exhausted = True
+
+    def started(self, provider: Provider, now: float) -> None:
+        """The provider is being asked."""
+        self._waiting.remove(provider)
+        self._running[provider.peer_id] = now
+        self._attempts += 1
+
+    def failed(self, provider: Provider) -> None:
+        """The provider brought nothing."""
+        self._running.pop(provider.peer_id, None)
+
+    def next_step(self, now: float) -> Step:
+        """What to do now."""
+        candidate = self._best(now) if self._attempts < self._limits.attempts else None
+        if not self._running:
+            return self._step_with_nobody_asked(candidate, now)
+        if candidate is None or len(self._running) >= self._limits.at_once:
+            return Wait(math.inf)
+        hedge_at = self._hedge_at()
+        return Start(candidate, hedge=True) if now >= hedge_at else Wait(hedge_at)
+
+    def _step_with_nobody_asked(self, candidate: Provider | None, now: float) -> Step:
+        if candidate is not None:
+            return Start(candidate, hedge=False)
+        if self._attempts >= self._limits.attempts:
+            return GiveUp("attempts")
+        if self._exhausted:
+            return GiveUp("failed" if self._attempts else "no_provider")
+        return Wait(self._found_by) if now < self._found_by else GiveUp("resolve_timeout")
+
+    def _hedge_at(self) -> float:
+        """The newest attempt decides: each further one waits for its own turn."""
+        peer_id, started = max(self._running.items(), key=lambda item: item[1])
+        return started + self._history.hedge_after(peer_id)
+
+    def _best(self, now: float) -> Provider | None:
+        """The first found that did not fail lately, else the first found."""
+        return min(self._waiting, key=lambda p: self._history.is_suspect(p.peer_id, now), default=None)

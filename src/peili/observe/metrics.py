@@ -1,0 +1,176 @@
+"""Prometheus metrics of one node, in a registry of their own.
+
+Label values that come from outside (the upstream registry's name) are bounded in number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from peili.http.server import ServerStatistics
+from peili.mirror.failure import FailureKind
+from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
+from peili.routing.protocol import Provider, RouterStatistics
+from peili.store.protocol import StoreStatistics
+from peili.version import VERSION
+
+# A client can name any registry in `ns`; beyond this many they are counted together.
+MAXIMUM_REGISTRY_LABELS = 64
+OTHER_REGISTRY = "other"
+_RESOLVE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_WHOLE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class Metrics:
+    """Counts what happens; also the mirror's Observer."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._registries: set[str] = set()
+        self._build_requests()
+        self._build_transfers()
+
+    def _build_requests(self) -> None:
+        self._requests = Counter(
+            "peili_requests",
+            "Requests answered at the registry endpoint.",
+            ["handler", "kind", "registry", "outcome", "status"],
+            registry=self._registry,
+        )
+        self._resolve = Histogram(
+            "peili_resolve_duration_seconds",
+            "Time until the first provider of a key was found.",
+            buckets=_RESOLVE_BUCKETS,
+            registry=self._registry,
+        )
+        self._first_byte = Histogram(
+            "peili_first_byte_duration_seconds",
+            "Time from a request's head to the head of its answer, for content that was delivered.",
+            ["handler", "source"],
+            buckets=_RESOLVE_BUCKETS,
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            "peili_request_duration_seconds",
+            "Time from a request's head to the end of its answer.",
+            ["handler", "outcome"],
+            buckets=_WHOLE_BUCKETS,
+            registry=self._registry,
+        )
+
+    def _build_transfers(self) -> None:
+        self._sent = Counter(
+            "peili_sent_bytes",
+            "Bytes of content sent: served to peers, or to this node's containerd (from local or from peers).",
+            ["handler", "source", "registry"],
+            registry=self._registry,
+        )
+        self._missed = Counter(
+            "peili_missed_bytes",
+            "Bytes that this node's containerd fetched upstream after no peer could give them.",
+            registry=self._registry,
+        )
+        self._hedges = Counter(
+            "peili_hedges", "Second attempts started beside a slow one.", registry=self._registry
+        )
+        self._resumes = Counter(
+            "peili_resumes", "Bodies that went on from another provider.", registry=self._registry
+        )
+        self._failures = Counter(
+            "peili_provider_failures",
+            "Attempts at a provider that brought nothing, or not all.",
+            ["kind"],
+            registry=self._registry,
+        )
+        for kind in FailureKind:
+            self._failures.labels(kind)
+        info = Gauge("peili_info", "The version that runs.", ["version"], registry=self._registry)
+        info.labels(VERSION).set(1)
+
+    def observe(
+        self,
+        *,
+        router: Callable[[], RouterStatistics],
+        store: Callable[[], StoreStatistics],
+        server: Callable[[], ServerStatistics],
+        ready: Callable[[], bool],
+    ) -> None:
+        """Read these snapshots whenever the metrics are asked for."""
+        self._registry.register(_Snapshots(router, store, server, ready))
+
+    def request(self, record: RequestRecord) -> None:
+        """Count one answered request."""
+        registry = self._registry_label(record.registry)
+        self._requests.labels(record.handler, record.kind, registry, record.outcome, str(record.status)).inc()
+        self._duration.labels(record.handler, record.outcome).observe(record.seconds)
+        if record.source is not ByteSource.NONE:
+            self._first_byte.labels(record.handler, record.source).observe(record.first_byte_seconds)
+            self._sent.labels(record.handler, record.source, registry).inc(record.size)
+        if record.attempts or (record.handler is Handler.MIRROR and record.outcome is Outcome.MISS):
+            self._resolve.observe(record.resolve_seconds)
+
+    def missed(self, size: int) -> None:
+        """So many bytes came from upstream after a miss here."""
+        self._missed.inc(size)
+
+    def attempt_failed(self, provider: Provider, kind: FailureKind, text: str) -> None:
+        """A provider brought nothing, or not all."""
+        self._failures.labels(kind).inc()
+
+    def hedged(self) -> None:
+        """A second provider was asked beside a slow one."""
+        self._hedges.inc()
+
+    def resumed(self) -> None:
+        """A body goes on from another provider."""
+        self._resumes.inc()
+
+    def render(self) -> bytes:
+        """The text exposition format."""
+        return generate_latest(self._registry)
+
+    def _registry_label(self, registry: str) -> str:
+        if registry not in self._registries:
+            if len(self._registries) >= MAXIMUM_REGISTRY_LABELS:
+                return OTHER_REGISTRY
+            self._registries.add(registry)
+        return registry
+
+
+class _Snapshots(Collector):
+    def __init__(
+        self,
+        router: Callable[[], RouterStatistics],
+        store: Callable[[], StoreStatistics],
+        server: Callable[[], ServerStatistics],
+        ready: Callable[[], bool],
+    ) -> None:
+        self._router, self._store, self._server, self._ready = router, store, server, ready
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        router, store, server = self._router(), self._store(), self._server()
+        connected = sum(peer.connected for peer in router.peers)
+        keys = GaugeMetricFamily("peili_store_keys", "Keys that this node holds, by kind.", labels=["kind"])
+        for kind, count in store.keys.items():
+            keys.add_metric([kind], count)
+        yield keys
+        for name, text, value in (
+            ("peili_provided_keys", "Keys that this node provides to its peers.", router.provided_keys),
+            ("peili_peers", "Peers that this node is connected to.", connected),
+            ("peili_provider_records", "Provider records that this node keeps for others.", router.records),
+            ("peili_store_bytes", "Bytes of content that this node holds.", store.bytes),
+            ("peili_store_answering", "1 while the content store answers.", float(store.answering)),
+            ("peili_connections", "Open connections at the registry endpoint.", server.connections),
+            ("peili_transfers_in_flight", "Requests being answered now.", server.in_flight),
+            ("peili_ready", "1 when this node is ready.", float(self._ready())),
+        ):
+            yield GaugeMetricFamily(name, text, value=float(value))

@@ -1,0 +1,237 @@
+"""The /v2/ endpoint: what to answer, to this node's containerd and to peers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from peili.http.errors import SinkClosed
+from peili.http.message import Headers, Request
+from peili.http.server import Exchange
+from peili.mirror.mirror import Mirror
+from peili.oci.descriptor import Descriptor
+from peili.oci.digest import Digest
+from peili.oci.distribution import (
+    BaseTarget,
+    BlobTarget,
+    ContentTarget,
+    InvalidTarget,
+    ManifestTarget,
+    content_headers,
+    name_of,
+    parse_target,
+)
+from peili.oci.errors import ErrorCode, Refusal
+from peili.oci.key import Key, digest_key, tag_key
+from peili.oci.media_types import INDEXES, MANIFESTS
+from peili.oci.ranges import (
+    RangeRequest,
+    Span,
+    UnsatisfiableRange,
+    parse_range,
+    render_unsatisfied_range,
+)
+from peili.oci.reference import Reference
+from peili.registry.credentials import Credentials
+from peili.registry.policy import Policy
+from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
+from peili.store.protocol import Blob, NotInStore, Store, StoreError
+
+MIRRORED_HEADER = "X-Peili-Mirrored"
+# Peers of the other kind mark their requests so; both are understood.
+_MIRRORED_HEADERS = (MIRRORED_HEADER, "X-Spegel-Mirrored")
+_BASE_HEADERS = {"Docker-Distribution-API-Version": "registry/2.0", "Content-Type": "application/json"}
+_UNKNOWN = {
+    ManifestTarget: Refusal(404, ErrorCode.MANIFEST_UNKNOWN, "no node of this cluster has it"),
+    BlobTarget: Refusal(404, ErrorCode.BLOB_UNKNOWN, "no node of this cluster has it"),
+}
+
+
+@dataclass(slots=True)
+class _Account:
+    """What is gathered for the RequestRecord while a request is answered."""
+
+    handler: Handler = Handler.INVALID
+    kind: str = "invalid"
+    registry: str = ""
+    repository: str = ""
+    name: str = ""
+    outcome: Outcome = Outcome.ERROR
+    source: ByteSource = ByteSource.NONE
+    reason: str = ""
+    providers: tuple[str, ...] = ()
+    attempts: int = 0
+    resumes: int = 0
+    resolve_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Registry:
+    """Answers requests of the distribution specification's pull part. `record` is called once per request."""
+
+    store: Store
+    mirror: Mirror
+    policy: Policy
+    credentials: Credentials | None
+    record: Callable[[RequestRecord], None]
+    _now: Callable[[], float] = field(default=trio.current_time)
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request; for the HTTP server. Raises nothing but what cancels."""
+        account = _Account()
+        started = self._now()
+        try:
+            await self._answer(exchange, account)
+        except SinkClosed as error:
+            account.outcome, account.reason = Outcome.GONE, str(error)
+        finally:
+            self.record(self._summarise(exchange, account, started))
+
+    async def _answer(self, exchange: Exchange, account: _Account) -> None:
+        request = exchange.request
+        if self.credentials is not None and not self.credentials.accept(request.headers.get("Authorization")):
+            text = "wrong or missing credentials; all nodes and hosts.toml need the same --basic-auth-file"
+            await _refuse(exchange, account, Refusal(403, ErrorCode.DENIED, text))
+            return
+        if request.method not in ("GET", "HEAD"):
+            refusal = Refusal(405, ErrorCode.UNSUPPORTED, "only GET and HEAD: nothing can be written here")
+            await _refuse(exchange, account, refusal, {"Allow": "GET, HEAD"})
+            return
+        try:
+            target = parse_target(request.target)
+        except InvalidTarget as error:
+            await _refuse(exchange, account, error.refusal)
+            return
+        if isinstance(target, BaseTarget):
+            account.handler, account.kind, account.outcome = Handler.BASE, "base", Outcome.HIT
+            await exchange.respond(200, Headers.of(_BASE_HEADERS), b"{}")
+            return
+        await self._answer_content(exchange, target, account)
+
+    async def _answer_content(self, exchange: Exchange, target: ContentTarget, account: _Account) -> None:
+        request = exchange.request
+        account.handler = Handler.SERVE if _is_from_peer(request) else Handler.MIRROR
+        account.kind = "manifest" if isinstance(target, ManifestTarget) else "blob"
+        account.registry = self.policy.registry_of(target) or ""
+        account.repository, account.name = target.repository, name_of(target)
+        refusal = self.policy.refuses(target)
+        if refusal is not None:
+            await _refuse(exchange, account, refusal)
+            return
+        wanted = parse_range(request.headers.get("Range")) if isinstance(target, BlobTarget) else None
+        if "If-Range" in request.headers:
+            wanted = None  # RFC 9110, section 13.1.5: no validator of ours can match
+        blob = await self._open(target)
+        if blob is not None:
+            with blob:
+                await _send_blob(exchange, account, blob, wanted)
+        elif account.handler is Handler.SERVE:
+            account.outcome = Outcome.MISS
+            await _respond(exchange, _UNKNOWN[type(target)])
+        else:
+            await self._mirror(exchange, account, target, wanted)
+
+    async def _open(self, target: ContentTarget) -> Blob | None:
+        """The local content, or None where the store cannot give it."""
+        descriptor = self._local(target)
+        if descriptor is None:
+            return None
+        if isinstance(target, ManifestTarget) and descriptor.media_type not in INDEXES | MANIFESTS:
+            return None
+        try:
+            return await self.store.open(descriptor.digest)
+        except (NotInStore, StoreError):
+            return None  # it vanished this moment, or the store is away: peers or upstream have it
+
+    def _local(self, target: ContentTarget) -> Descriptor | None:
+        if target.digest is not None:
+            return self.store.descriptor(target.digest)
+        return self.store.resolve(self._tag_reference(target))
+
+    def _tag_reference(self, target: ContentTarget) -> Reference:
+        """The full reference of a tag; the policy let it pass, so its registry is known."""
+        assert isinstance(target, ManifestTarget)
+        return Reference(self.policy.registry_of(target) or "", target.repository, target.tag)
+
+    async def _mirror(
+        self, exchange: Exchange, account: _Account, target: ContentTarget, wanted: RangeRequest | None
+    ) -> None:
+        digest: Digest | None = target.digest
+        key: Key = digest_key(digest) if digest is not None else tag_key(self._tag_reference(target))
+        trace = await self.mirror.answer(exchange, key, self._with_registry(target), wanted)
+        account.providers, account.attempts = tuple(trace.providers), trace.attempts
+        account.resumes, account.resolve_seconds = trace.resumes, trace.resolve_seconds
+        account.reason = trace.reason
+        if not exchange.started:
+            account.outcome = Outcome.MISS
+            await _respond(exchange, _UNKNOWN[type(target)])
+            return
+        account.source = ByteSource.PEER
+        account.outcome = Outcome.TRUNCATED if trace.reason else Outcome.HIT
+
+    def _with_registry(self, target: ContentTarget) -> ContentTarget:
+        """The same target with its registry said, so that the peer needs no settings of ours to understand it."""
+        registry = self.policy.registry_of(target)
+        if isinstance(target, BlobTarget):
+            return BlobTarget(registry, target.repository, target.digest)
+        return ManifestTarget(registry, target.repository, target.tag, target.digest)
+
+    def _summarise(self, exchange: Exchange, account: _Account, started: float) -> RequestRecord:
+        now = self._now()
+        first_byte = exchange.first_byte_at
+        return RequestRecord(
+            at=time.time(),
+            handler=account.handler,
+            method=exchange.request.method,
+            kind=account.kind,
+            registry=account.registry,
+            repository=account.repository,
+            name=account.name,
+            client=str(exchange.request.client),
+            status=exchange.status or 0,
+            outcome=account.outcome,
+            source=account.source,
+            reason=account.reason,
+            size=exchange.body_sent,
+            providers=account.providers,
+            attempts=account.attempts,
+            resumes=account.resumes,
+            resolve_seconds=account.resolve_seconds,
+            first_byte_seconds=first_byte - started if first_byte is not None else 0.0,
+            seconds=now - started,
+        )
+
+
+def _is_from_peer(request: Request) -> bool:
+    return any(name in request.headers for name in _MIRRORED_HEADERS)
+
+
+async def _send_blob(exchange: Exchange, account: _Account, blob: Blob, wanted: RangeRequest | None) -> None:
+    account.source, account.outcome = ByteSource.LOCAL, Outcome.HIT
+    try:
+        span = wanted.resolve(blob.size) if wanted is not None else Span(0, blob.size)
+    except UnsatisfiableRange as error:
+        account.source, account.outcome = ByteSource.NONE, Outcome.REFUSED
+        headers = {"Content-Range": render_unsatisfied_range(blob.size)}
+        await _respond(exchange, Refusal(416, ErrorCode.RANGE_INVALID, str(error)), headers)
+        return
+    part = span if wanted is not None else None
+    headers = content_headers(blob.descriptor, part)
+    sink = await exchange.start(200 if part is None else 206, Headers.of(headers), span.length)
+    if exchange.request.method == "GET" and span.length:
+        await sink.send_file(blob.fileno, span.start, span.length)
+
+
+async def _refuse(
+    exchange: Exchange, account: _Account, refusal: Refusal, headers: dict[str, str] | None = None
+) -> None:
+    account.outcome, account.reason = Outcome.REFUSED, refusal.message
+    await _respond(exchange, refusal, headers)
+
+
+async def _respond(exchange: Exchange, refusal: Refusal, headers: dict[str, str] | None = None) -> None:
+    fields = {"Content-Type": "application/json", **(headers or {})}
+    await exchange.respond(refusal.status, Headers.of(fields), refusal.body())
