@@ -1,0 +1,201 @@
+"""A node: a network of its own, a real containerd, and one `peili run`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.integration.lab.containerd import Containerd
+from tests.integration.lab.cri import CriError
+from tests.integration.lab.images import Blob, Image
+from tests.integration.lab.network import Answer, Namespace
+from tests.integration.lab.processes import Process, command
+from tests.integration.lab.waiting import NotInTime, wait_until
+
+REGISTRY_PORT = 5000
+ROUTER_PORT = 5001
+OPERATIONS_PORT = 9090
+READY_TIMEOUT = 45.0  # seconds; readiness may wait 30 s for a peer
+OFFER_TIMEOUT = 10.0  # seconds: "within seconds"
+PEILI = Path(os.environ.get("PEILI_TEST_COMMAND", Path(sys.executable).with_name("peili")))
+ACCEPT = {
+    "Accept": ", ".join(
+        [
+            "application/vnd.oci.image.index.v1+json",
+            "application/vnd.oci.image.manifest.v1+json",
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            "application/vnd.docker.distribution.manifest.v2+json",
+            "*/*",
+        ]
+    )
+}
+
+
+class Node:
+    """One machine of the cluster."""
+
+    def __init__(self, namespace: Namespace, containerd: Containerd, directory: Path, bootstrap: str) -> None:
+        self.namespace = namespace
+        self.containerd = containerd
+        self.cri_reference = f"node {namespace.number} with containerd {containerd.version}"
+        self.log = directory / "peili.log"
+        self.options: list[str] = []
+        self._bootstrap = bootstrap
+        self._peili: Process | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.cri_reference}>"
+
+    @property
+    def address(self) -> str:
+        """The node's IPv4 address."""
+        return self.namespace.address
+
+    # Peili
+
+    def configure(self, *registries: str, options: Sequence[str] = ()) -> None:
+        """`peili configure`: put this node's Peili in front of containerd's hosts."""
+        named = [f"--mirrored-registry={url}" for url in registries]
+        target = f"http://127.0.0.1:{REGISTRY_PORT}"
+        path = f"--containerd-config-path={self.containerd.hosts}"
+        command(str(PEILI), "configure", path, f"--mirror-target={target}", *named, *options)
+
+    def start_peili(self, *options: str) -> None:
+        """Start `peili run`; wait_peili waits for it. The options are kept for later starts."""
+        self.options = [*options] or self.options
+        words = [
+            f"--registry-address=0.0.0.0:{REGISTRY_PORT}",
+            f"--router-address=0.0.0.0:{ROUTER_PORT}",
+            f"--operations-address=0.0.0.0:{OPERATIONS_PORT}",
+            f"--advertise-address={self.address}",
+            f"--bootstrap={self._bootstrap}",
+            "--store=containerd",
+            f"--containerd-socket={self.containerd.socket}",
+            "--log-level=debug",
+        ]
+        self._peili = Process([str(PEILI), "run", *words, *self.options], self.log, self.namespace.name)
+
+    @property
+    def peili(self) -> Process:
+        """The process."""
+        assert self._peili is not None, f"Peili does not run on {self!r}"
+        return self._peili
+
+    def ready(self) -> Answer:
+        """What /readyz says; raise OSError where nothing answers."""
+        return self.namespace.get("127.0.0.1", OPERATIONS_PORT, "/readyz")
+
+    def metrics(self) -> str:
+        """What /metrics says."""
+        return self.namespace.get("127.0.0.1", OPERATIONS_PORT, "/metrics").body.decode()
+
+    def wait_peili(self) -> None:
+        """Wait until /readyz answers 200."""
+
+        def answers() -> bool:
+            self.peili.check_running()
+            answer = self.ready()
+            assert answer.status == 200, answer
+            return True
+
+        try:
+            wait_until(answers, f"Peili ready on {self!r}", READY_TIMEOUT)
+        except NotInTime as error:
+            error.add_note(self.peili.log_end())
+            raise
+
+    def stop_peili(self) -> int:
+        """SIGTERM, and wait for the end; return the exit status. Does nothing where it does not run."""
+        if self._peili is None:
+            return 0
+        status = self._peili.terminate()
+        self._peili = None
+        return status
+
+    def kill_peili(self) -> None:
+        """SIGKILL."""
+        self.peili.kill()
+        self._peili = None
+
+    def freeze_peili(self, yes: bool) -> None:
+        """SIGSTOP or SIGCONT."""
+        self.peili.send(signal.SIGSTOP if yes else signal.SIGCONT)
+
+    # What Peili answers
+
+    def ask(
+        self, path: str, *, ns: str = "", method: str = "GET", local: bool = False, timeout: float = 10.0
+    ) -> Answer:
+        """Ask this node's Peili as containerd does; `local` asks as a peer does, for what the node itself holds."""
+        headers = {**ACCEPT, **({"X-Spegel-Mirrored": "true"} if local else {})}
+        query = f"?ns={ns}" if ns else ""
+        return self.namespace.get(
+            "127.0.0.1", REGISTRY_PORT, f"/v2/{path}{query}", method=method, headers=headers, timeout=timeout
+        )
+
+    def finds(self, reference: str, *, local: bool = False) -> bool:
+        """Whether a HEAD for an image by tag or digest is answered 200 by this node's Peili."""
+        registry, path = manifest_path(reference)
+        status = self.ask(path, ns=registry, method="HEAD", local=local).status
+        assert status in (200, 404), status
+        return status == 200
+
+    def finds_blob(self, reference: str, blob: Blob, *, local: bool = False) -> bool:
+        """Whether a HEAD for a blob of the image's repository is answered 200."""
+        registry, path = manifest_path(reference)
+        repository = path.partition("/manifests/")[0]
+        status = self.ask(f"{repository}/blobs/{blob.digest}", ns=registry, method="HEAD", local=local).status
+        assert status in (200, 404), status
+        return status == 200
+
+    # Images
+
+    def pull(self, reference: str, timeout: float = 120.0) -> str:
+        """Pull as a kubelet does."""
+        try:
+            return self.containerd.cri.pull(reference, timeout=timeout)
+        except CriError as error:
+            log = self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
+            error.add_note(
+                f"{self!r}\ncontainerd: {self.containerd.log.read_text(errors='replace')[-3000:]}\n{log}"
+            )
+            raise
+
+    def holds(self, image: Image) -> bool:
+        """Whether the content store has all that a pull brings, complete."""
+        files = [(self.containerd.blob(blob.digest), blob.size) for blob in image.pulled]
+        return all(path.exists() and path.stat().st_size == size for path, size in files)
+
+    def close(self) -> None:
+        """End everything that runs here."""
+        if self._peili is not None:
+            self._peili.kill()
+            self._peili = None
+        self.containerd.close()
+
+
+def manifest_path(reference: str) -> tuple[str, str]:
+    """A full reference as the registry for `ns` and the path below /v2/."""
+    registry, _, rest = reference.partition("/")
+    if "@" in rest:
+        repository, _, name = rest.partition("@")
+        repository = repository.partition(":")[0]
+    else:
+        repository, _, name = rest.rpartition(":")
+    return registry, f"{repository}/manifests/{name}"
+
+
+def by_digest(reference: str, image: Image) -> str:
+    """The same image by digest."""
+    return f"{reference.rpartition(':')[0]}@{image.top.digest}"
+
+
+def as_json(text: bytes) -> dict[str, object]:
+    """A JSON object."""
+    value = json.loads(text)
+    assert isinstance(value, dict)
+    return value
