@@ -1,0 +1,218 @@
+"""Putting our hosts in front of what a hosts.toml says, and taking them out again: text in, text out.
+
+What we add stands in one block between two marker comments, directly before the first table: the top-level keys in
+front of it stay top-level keys, and our tables come first. containerd 2 sees a host only where a table header names
+it; 1.6 takes dotted and inline ones too. Where such a host stands at the top level it would come before ours, so it
+is written as a table behind ours, which every version understands.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from peili.containerd.hosts import BEGIN, END, HostsFile, Table, is_begin, is_end, is_table, parse_hosts, same_host
+from peili.containerd.toml_statements import Kind, Statement, write_key, write_string, write_value
+
+# containerd's own 30 s would hold every pull for that long while Peili's node is unreachable (known since 2.0.7).
+DIAL_TIMEOUT = "200ms"
+CAPABILITIES = ("pull", "resolve")
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorHost:
+    """A host to put first: its URL, and the Authorization header that it is to get."""
+
+    url: str
+    authorization: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Addition:
+    """What is put into a file: hosts in order, and top-level keys that the file itself lacks."""
+
+    hosts: tuple[MirrorHost, ...]
+    server: str | None = None
+    ca: tuple[str, ...] = ()
+    client: tuple[tuple[str, str], ...] = ()
+
+
+def merge(base: HostsFile, addition: Addition, *, replace: bool = False) -> str:
+    """The text of `base` with our hosts in front; `replace` drops the other hosts, never the server.
+
+    A host of `base` that is also one of ours becomes ours and keeps its certificates and headers.
+    """
+    ours = {same_host(host.url) for host in addition.hosts}
+    kept = [statement for statement in base.statements if not _goes(statement, ours, replace)]
+    known = {} if replace else {same_host(url): table for url, table in base.hosts.items()}
+    block = _block(base, addition, known)
+    moved = "" if replace else _moved(base, ours)
+    return _insert(kept, block + ("\n" + moved if moved else ""))
+
+
+def _goes(statement: Statement, ours: Collection[str], replace: bool) -> bool:
+    """Whether the merged text leaves this statement out: it comes again in the block, behind it, or not at all."""
+    if statement.kind not in {Kind.HEADER, Kind.PAIR}:
+        return False
+    path = (*statement.section, *statement.key)
+    if path[0] != "host":
+        return False
+    if replace or statement.section == ():
+        return True
+    return len(path) > 1 and same_host(path[1]) in ours
+
+
+def _moved(base: HostsFile, ours: Collection[str]) -> str:
+    """Hosts that the top level names by dotted keys or inline tables, written as tables."""
+    hosts: Table = {}
+    comments: list[str] = []
+    for statement in base.statements:
+        if statement.kind is Kind.PAIR and statement.section == () and statement.key[0] == "host":
+            parsed = tomllib.loads(statement.text)["host"]
+            _deep_update(hosts, parsed)
+            comments += [statement.comment] if statement.comment else []
+    tables = [
+        _host_table(url, table) for url, table in hosts.items() if is_table(table) and same_host(url) not in ours
+    ]
+    return "\n".join([*comments, *tables]) + "\n" if comments or tables else ""
+
+
+def _deep_update(target: Table, source: Mapping[str, object]) -> None:
+    for key, value in source.items():
+        present = target.get(key)
+        if isinstance(present, dict) and isinstance(value, dict):
+            _deep_update(present, value)
+        else:
+            target[key] = value
+
+
+def _block(base: HostsFile, addition: Addition, known: Mapping[str, Table]) -> str:
+    lines = [BEGIN]
+    if addition.server is not None and "server" not in base.data:
+        lines.append(f"server = {write_string(addition.server)}")
+    if addition.ca and "ca" not in base.data:
+        lines.append(f"ca = {write_value(list(addition.ca))}")
+    if addition.client and "client" not in base.data:
+        lines.append(f"client = {write_value([list(pair) for pair in addition.client])}")
+    for host in addition.hosts:
+        lines += ["", _host_table(host.url, _our_table(host, known.get(same_host(host.url), {})))]
+    return "\n".join([*lines, END]) + "\n"
+
+
+def _our_table(host: MirrorHost, before: Mapping[str, object]) -> Table:
+    table: Table = {"capabilities": list(CAPABILITIES), "dial_timeout": DIAL_TIMEOUT}
+    table |= {key: value for key, value in before.items() if key not in table}
+    if host.authorization is not None:
+        header = before.get("header", {})
+        others = (
+            {name: value for name, value in header.items() if name.lower() != "authorization"}
+            if is_table(header)
+            else {}
+        )
+        table["header"] = {**others, "Authorization": host.authorization}
+    return table
+
+
+def _host_table(url: str, table: Mapping[str, object]) -> str:
+    lines = [f"[{write_key(('host', url))}]"]
+    lines += [f"{write_key((key,))} = {write_value(value)}" for key, value in table.items() if key != "header"]
+    header = table.get("header")
+    if is_table(header):
+        lines += ["", f"[{write_key(('host', url, 'header'))}]"]
+        lines += [f"{write_key((key,))} = {write_value(value)}" for key, value in header.items()]
+    elif header is not None:
+        lines.append(f"header = {write_value(header)}")
+    return "\n".join(lines)
+
+
+def _insert(statements: Sequence[Statement], block: str) -> str:
+    """The statements' text with the block before the first table and the comment that belongs to that."""
+    place = next((i for i, statement in enumerate(statements) if statement.kind is Kind.HEADER), len(statements))
+    while place and place < len(statements) and statements[place - 1].kind is Kind.COMMENT:
+        place -= 1
+    before = "".join(statement.text for statement in statements[:place])
+    after = "".join(statement.text for statement in statements[place:])
+    if before and not before.endswith("\n"):
+        before += "\n"
+    gap = "\n" if before.strip() and not before.endswith("\n\n") else ""
+    return before + gap + block + ("\n" + after if after else "")
+
+
+def strip(current: HostsFile, original: HostsFile, ours: Collection[str], *, replaced: bool = False) -> str:
+    """The text of a file without what we added to it; for a file that was edited after us.
+
+    `original` is the file before us (empty where there was none): hosts of it that we had made ours come back, all
+    of them where we had `replaced` it. `ours` are the URLs we wrote: they go even where the marks were lost.
+    """
+    begin = next((i for i, found in enumerate(current.statements) if is_begin(found)), None)
+    end = next((i for i, found in enumerate(current.statements) if is_end(found)), None)
+    inside = range(begin, end + 1) if begin is not None and end is not None and begin < end else range(0)
+    spellings = {same_host(url) for url in ours}
+    kept = [
+        statement
+        for i, statement in enumerate(current.statements)
+        if i not in inside
+        and not is_begin(statement)
+        and not is_end(statement)
+        and not _goes_to(statement, spellings)
+    ]
+    rest = parse_hosts("".join(statement.text for statement in kept))
+    present = {same_host(url) for url in rest.hosts}
+    back = [
+        _host_table(url, table)
+        for url, table in original.hosts.items()
+        if same_host(url) not in present and (replaced or same_host(url) in spellings)
+    ]
+    return _insert(rest.statements, "\n".join(back) + "\n") if back else rest.text
+
+
+def _goes_to(statement: Statement, spellings: Collection[str]) -> bool:
+    return bool(statement.section) and _goes(statement, spellings, replace=False)
+
+
+def inherited(default: HostsFile, prefix: str) -> str:
+    """What `_default` says, for a new directory that hides it; relative paths of certificates get `prefix`."""
+    lines = [
+        f"{write_key((key,))} = {write_value(_moved_paths(key, value, prefix))}"
+        for key, value in default.data.items()
+        if key not in {"host", "header"}
+    ]
+    header = default.data.get("header")
+    if header is not None:
+        lines.append(f"header = {write_value(header)}")
+    tables = [
+        _host_table(url, {key: _moved_paths(key, value, prefix) for key, value in table.items()})
+        for url, table in default.hosts.items()
+    ]
+    return "".join(f"{part}\n" for part in [*lines, *tables])
+
+
+def _moved_paths(key: str, value: object, prefix: str) -> object:
+    if key not in {"ca", "client"}:
+        return value
+    if isinstance(value, list):
+        return [_moved_paths(key, item, prefix) for item in value]
+    return prefix + value if isinstance(value, str) and value and not value.startswith("/") else value
+
+
+def lacks_certificates(file: HostsFile) -> bool:
+    """Whether containerd, some version of it, reads Docker's certificate files beside this file.
+
+    It does so where hosts.toml is missing or empty, and 1.6 also where no [host] table is in it.
+    """
+    return not file.hosts and "ca" not in file.data and "client" not in file.data
+
+
+def docker_certificates(names: Collection[str]) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """What containerd takes from a directory without hosts.toml: (ca files, client pairs).
+
+    `.crt` are authorities; `.cert` are client certificates whose key is the file of the same name with `.key`, or
+    which hold their key themselves.
+    """
+    ca = tuple(sorted(name for name in names if name.endswith(".crt")))
+    clients = []
+    for name in sorted(name for name in names if name.endswith(".cert")):
+        key = name.removesuffix(".cert") + ".key"
+        clients.append((name, key if key in names else name))
+    return ca, tuple(clients)
