@@ -67,7 +67,7 @@ class Channel:
         self.socket = socket
         self._metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
         self._channel: Any = grpc.insecure_channel(f"unix://{socket.absolute()}", options=_OPTIONS)
-        self._limiter = trio.CapacityLimiter(MAXIMUM_STREAMS)
+        self.limiter = trio.CapacityLimiter(MAXIMUM_STREAMS)
 
     def close(self) -> None:
         """End the connection and every call on it."""
@@ -102,11 +102,11 @@ class Channel:
         finally:
             future.cancel()
         try:
-            return self._parse(method, future.result())
+            return self.parse(method, future.result())
         except grpc.FutureCancelledError as error:
             raise ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} was closed") from error
         except grpc.RpcError as error:
-            raise self._translate(method, error) from error
+            raise self.translate(method, error) from error
 
     @contextmanager
     def stream(
@@ -120,23 +120,12 @@ class Channel:
         except ValueError as error:
             raise ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} is closed") from error
         try:
-            yield self._messages(method, call)
+            yield _Messages(self, method, call)
         finally:
             call.cancel()  # an abandoned worker thread wakes at this and ends
 
-    async def _messages(self, method: Method[Request_, Response_], call: Any) -> AsyncIterator[Response_]:
-        while True:
-            try:
-                raw = await trio.to_thread.run_sync(
-                    _next_message, call, abandon_on_cancel=True, limiter=self._limiter
-                )
-            except grpc.RpcError as error:
-                raise self._translate(method, error) from error
-            if raw is None:
-                return
-            yield self._parse(method, raw)
-
-    def _parse(self, method: Method[Request_, Response_], raw: bytes) -> Response_:
+    def parse(self, method: Method[Request_, Response_], raw: bytes) -> Response_:
+        """A message from its bytes."""
         try:
             return method.response.FromString(raw)
         except DecodeError as error:
@@ -145,7 +134,8 @@ class Channel:
                 f"{self.socket} answered {method.path} with what is not a message of containerd",
             ) from error
 
-    def _translate(self, method: Method[Any, Any], error: Any) -> ContainerdError:
+    def translate(self, method: Method[Any, Any], error: Any) -> ContainerdError:
+        """Our error for one of gRPC's."""
         code, detail = error.code(), str(error.details() or "")[:MAXIMUM_DETAIL]
         if code is grpc.StatusCode.UNAVAILABLE and "connect" in detail:
             return explain_socket(self.socket)
@@ -159,6 +149,29 @@ class Channel:
         return ContainerdError(
             failure, f"containerd at {self.socket} answered {method.path}: {detail or code.name}"
         )
+
+
+class _Messages(Generic[Request_, Response_]):
+    """The messages of one stream. Not a generator, so that leaving it half read leaves nothing to clean up."""
+
+    def __init__(self, channel: Channel, method: Method[Request_, Response_], call: Any) -> None:
+        self._channel = channel
+        self._method = method
+        self._call = call
+
+    def __aiter__(self) -> _Messages[Request_, Response_]:
+        return self
+
+    async def __anext__(self) -> Response_:
+        try:
+            raw = await trio.to_thread.run_sync(
+                _next_message, self._call, abandon_on_cancel=True, limiter=self._channel.limiter
+            )
+        except grpc.RpcError as error:
+            raise self._channel.translate(self._method, error) from error
+        if raw is None:
+            raise StopAsyncIteration
+        return self._channel.parse(self._method, raw)
 
 
 def _next_message(call: Any) -> bytes | None:

@@ -181,12 +181,21 @@ class Client:
         """
         request = events_pb2.SubscribeRequest(filters=filters)
         with self.channel.stream(_SUBSCRIBE, request, timeout=None) as envelopes:
-            yield _events(envelopes)
+            yield _Events(envelopes)
 
 
-async def _events(envelopes: AsyncIterator[events_pb2.Envelope]) -> AsyncIterator[Event]:
-    async for envelope in envelopes:
-        yield Event(envelope.namespace, envelope.topic, _subject(envelope))
+class _Events:
+    """Envelopes, read."""
+
+    def __init__(self, envelopes: AsyncIterator[events_pb2.Envelope]) -> None:
+        self._envelopes = envelopes
+
+    def __aiter__(self) -> _Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        envelope = await anext(self._envelopes)
+        return Event(envelope.namespace, envelope.topic, _subject(envelope))
 
 
 _SUBJECTS: dict[str, type[Message]] = {
