@@ -1,0 +1,159 @@
+"""From a peer's socket into a client's, inside the kernel: splice through a pipe (splice(2)).
+
+The stage is filled as far as it goes before anything is waited for, and what has left the source reaches the
+sink's socket before any failure of the source is told. So the caller can go on from another source at exactly
+the byte that `moved` names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from typing import Final
+
+import trio
+
+from peili.http.errors import SourceEnded, SourceStalled
+from peili.http.source import Source
+from peili.http.stages import Stage, StagePool
+from peili.http.stall import LOW_WATER_PATIENCE, StallWatch, next_low_water
+from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
+
+# What splice says where these two descriptors cannot be spliced (splice(2)).
+_NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class Relay:
+    """One relay of `count` bytes; see Sink.relay for what it promises."""
+
+    def __init__(
+        self,
+        source: Source,
+        sink: int,
+        count: int,
+        *,
+        account: Account,
+        stall_timeout: float,
+        write_timeout: float,
+        pool: StagePool,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._count = count
+        self._account = account
+        self._write_timeout = write_timeout
+        self._pool = pool
+        self._watch = StallWatch(stall_timeout)
+        self._stall_timeout = stall_timeout
+        self._stage: Stage | None = None
+        self._copying = False
+        self._low_water = 1
+        self._expired = False
+        self._since_turn = 0  # bytes since others had a turn on the event loop
+        self._ended = ""  # why the source will give no more
+        self.moved = 0
+
+    async def run(self) -> int:
+        """Move the bytes; return their count."""
+        try:
+            await self._send_buffered()
+            while self.moved < self._count:
+                self._fill()
+                if self._pending:
+                    await self._drain()
+                elif self._ended:
+                    raise SourceEnded(self._ended, self.moved)
+                else:
+                    await self._wait_for_source()
+        finally:
+            self._release()
+            with contextlib.suppress(OSError):  # the source's socket is closed already
+                self._source.set_low_water(1)
+        return self._count
+
+    @property
+    def _pending(self) -> int:
+        return 0 if self._stage is None else self._stage.pending
+
+    async def _send_buffered(self) -> None:
+        def account(count: int) -> None:
+            self._source.take_buffered(count)
+            self._sent(count)
+
+        if buffered := self._source.buffered[: self._count]:
+            await send_all(self._sink, buffered, account, self._write_timeout)
+
+    def _fill(self) -> None:
+        """Take what the source has, as far as the stage holds it."""
+        taken = 0
+        while not self._ended and (wanted := self._count - self.moved - self._pending) > 0:
+            if self._stage is None:
+                self._stage = self._pool.acquire(copying=self._copying)
+            count = self._fill_once(self._stage, wanted)
+            if count == 0:
+                break
+            taken += count
+        self._watch.arrived(taken)
+        self._low_water = next_low_water(self._low_water, taken, expired=self._expired)
+        self._expired = False
+
+    def _fill_once(self, stage: Stage, wanted: int) -> int:
+        try:
+            count = stage.fill(self._source.fileno, wanted)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _NO_SPLICE and not self._copying and not stage.pending:
+                self._copying = True  # from the next turn on
+            else:
+                self._end(f"the source's connection broke: {error.strerror}")
+            return 0
+        if count == 0:
+            self._end("the source's connection ended")
+        self._source.take(count)
+        return count
+
+    def _end(self, reason: str) -> None:
+        self._source.failed = True
+        self._ended = f"{reason} {self._source.remaining} bytes before the end"
+
+    async def _drain(self) -> None:
+        """Give the sink what is in the stage; return when it is empty, or when there was reason to wait."""
+        while (stage := self._stage) is not None and stage.pending:
+            # Full segments only while the next bytes are sure to follow at once; never hold the last ones back.
+            more = stage.pending >= stage.size // 2 and self._count - self.moved > stage.pending
+            try:
+                given = stage.drain(self._sink, more=more)
+            except BlockingIOError:
+                await wait_for_sink(self._sink, self._write_timeout)
+                self._since_turn = 0
+                return
+            except OSError as error:
+                raise sink_closed(error) from error
+            self._sent(given)
+            if self._since_turn >= CHUNK:
+                self._since_turn = 0
+                await trio.lowlevel.checkpoint()
+
+    def _sent(self, count: int) -> None:
+        self.moved += count
+        self._since_turn += count
+        self._account(count)
+
+    async def _wait_for_source(self) -> None:
+        self._release()
+        if self._watch.stalled:
+            raise SourceStalled(f"no progress from the source for {self._stall_timeout:g} s", self.moved)
+        self._source.set_low_water(min(self._low_water, self._count - self.moved))
+        patience = self._watch.left if self._low_water == 1 else min(self._watch.left, LOW_WATER_PATIENCE)
+        started = trio.current_time()
+        with trio.move_on_after(patience) as scope:
+            await trio.lowlevel.wait_readable(self._source.fileno)
+        self._watch.waited(trio.current_time() - started)
+        self._expired = scope.cancelled_caught
+        self._since_turn = 0
+
+    def _release(self) -> None:
+        if self._stage is not None:
+            stage, self._stage = self._stage, None
+            self._pool.release(stage)

@@ -1,0 +1,88 @@
+"""The body of an answer on its way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from peili.http.errors import SinkClosed
+from peili.http.relay import Relay
+from peili.http.source import Source
+from peili.http.stages import StagePool
+from peili.http.transfer import send_all, send_file
+
+Data = bytes | bytearray | memoryview
+
+
+class Sink:
+    """Takes exactly the bytes that the answer's Content-Length promised.
+
+    `remaining` is exact whenever a method returns, raises or is cancelled: so many promised bytes have not been
+    given to the socket. After a SinkClosed nothing more can be written.
+    """
+
+    __slots__ = ("_closed", "_pool", "_socket", "_write_timeout", "length", "remaining")
+
+    def __init__(self, sock: trio.socket.SocketType, length: int, *, write_timeout: float, pool: StagePool) -> None:
+        self._socket = sock
+        self._write_timeout = write_timeout
+        self._pool = pool
+        self._closed = False
+        self.length = length
+        self.remaining = length
+
+    async def write(self, data: Data) -> None:
+        """Send bytes from memory; raise SinkClosed, or ValueError where the answer has no room for so many."""
+        self._check(len(data))
+        with self._closing():
+            await send_all(self._socket.fileno(), data, self._account, self._write_timeout)
+
+    async def send_file(self, fileno: int, offset: int, count: int) -> None:
+        """Send `count` bytes of an open file from `offset` on, with sendfile.
+
+        Raise SinkClosed; OSError where the file cannot be read or is shorter; ValueError as `write` does.
+        """
+        self._check(count)
+        with self._closing():
+            await send_file(self._socket.fileno(), fileno, offset, count, self._account, self._write_timeout)
+
+    async def relay(self, source: Source, count: int, *, stall_timeout: float) -> int:
+        """Move exactly `count` bytes from a source, inside the kernel; return `count`.
+
+        Raise SourceEnded or SourceStalled (`stall_timeout` seconds of waiting for the source brought nothing to
+        speak of); what had left the source is then in our socket: `moved` says how much, and another relay goes
+        on at exactly that byte. Raise SinkClosed; ValueError as `write` does, or where the source has less.
+        """
+        self._check(count)
+        if count > source.remaining:
+            raise ValueError(f"the source has {source.remaining} bytes, not {count}")
+        with self._closing():
+            relay = Relay(
+                source,
+                self._socket.fileno(),
+                count,
+                account=self._account,
+                stall_timeout=stall_timeout,
+                write_timeout=self._write_timeout,
+                pool=self._pool,
+            )
+            return await relay.run()
+
+    def _account(self, count: int) -> None:
+        self.remaining -= count
+
+    @contextmanager
+    def _closing(self) -> Iterator[None]:
+        try:
+            yield
+        except SinkClosed:
+            self._closed = True
+            raise
+
+    def _check(self, count: int) -> None:
+        if self._closed:
+            raise SinkClosed("the reader of this answer is gone")
+        if not 0 <= count <= self.remaining:
+            raise ValueError(f"the answer has room for {self.remaining} more bytes, not for {count}")
