@@ -1,1 +1,22 @@
-"""The command line."""
+"""The command line. `peili --help` lists the commands; every option is a PEILI_ environment variable as well."""
+
+from __future__ import annotations
+
+import click
+
+from peili.commands.run import run
+from peili.version import VERSION
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def main() -> None:
+    """Peili: the image mirror that a Kubernetes cluster carries in itself."""
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"peili {VERSION}")
+
+
+main.add_command(run)

@@ -1,0 +1,190 @@
+"""`peili run`: one node."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from peili.commands.options import Parsed, option
+from peili.http.message import SocketAddress
+from peili.registry.credentials import Credentials
+from peili.routing.bootstrap import Source, parse_source
+from peili.settings import (
+    ContainerdStoreSettings,
+    InvalidSetting,
+    LayoutStoreSettings,
+    LogLevel,
+    RunSettings,
+    parse_duration,
+    parse_filter,
+    parse_ip_address,
+    parse_layout_directory,
+    parse_mirrored_registry,
+    parse_socket_address,
+    parse_zone,
+    read_credentials,
+)
+
+_ADDRESS = Parsed("IP:PORT", parse_socket_address)
+_DURATION = Parsed("DURATION", parse_duration)
+_CREDENTIALS = Parsed("PATH", lambda text: read_credentials(Path(text)))
+
+
+@click.command()
+@option(
+    "--registry-address", type=_ADDRESS, default="0.0.0.0:5000", help="Where containerd and peers ask for content."
+)
+@option("--router-address", type=_ADDRESS, default="0.0.0.0:5001", help="Where peers' routers connect.")
+@option(
+    "--operations-address",
+    type=_ADDRESS,
+    default="0.0.0.0:9090",
+    help="Where /readyz, /livez, /metrics and /status are.",
+)
+@option(
+    "--advertise-address",
+    type=Parsed("IP", parse_ip_address),
+    help="The IP address under which peers reach this node. By default the router's, or the default route's.",
+)
+@option(
+    "--bootstrap",
+    type=Parsed("SOURCE", parse_source),
+    multiple=True,
+    help="Where the first peers are found: dns:NAME[:PORT], http:URL, static:ADDRESS,… or file:PATH; repeatable. "
+    "An ADDRESS is a multiaddr or IP:PORT, the peer id may be left out. None: a cluster of one.",
+)
+@option(
+    "--store",
+    default="containerd",
+    metavar="containerd|layout:DIR",
+    help="The content that this node offers: containerd's, or an OCI image layout's.",
+)
+@option(
+    "--containerd-socket",
+    type=click.Path(path_type=Path),
+    default="/run/containerd/containerd.sock",
+    help="containerd's socket.",
+)
+@option("--containerd-namespace", default="k8s.io", help="The containerd namespace; the kubelet's is k8s.io.")
+@option(
+    "--containerd-content-path",
+    type=click.Path(path_type=Path),
+    help="containerd's content directory. Without it containerd is asked.",
+)
+@option(
+    "--mirrored-registry",
+    type=Parsed("URL", parse_mirrored_registry),
+    multiple=True,
+    help="An upstream registry to mirror, as https://ghcr.io; repeatable. None: all.",
+)
+@option(
+    "--filter",
+    "filters",
+    type=Parsed("REGEX", parse_filter),
+    multiple=True,
+    help="References (registry/repository:tag or …@digest) that match are left alone; repeatable.",
+)
+@option("--resolve-tags/--no-resolve-tags", default=True, help="Answer tags, or leave all of them to upstream.")
+@option(
+    "--resolve-latest/--no-resolve-latest", default=True, help="Answer the tag latest, or leave it to upstream."
+)
+@option(
+    "--resolve-timeout",
+    type=_DURATION,
+    default="250ms",
+    help="How long the first provider may take to be found (ms, s, m, h); then containerd goes upstream.",
+)
+@option(
+    "--stall-timeout",
+    type=_DURATION,
+    default="2s",
+    help="How long a provider may be silent before another one takes over (ms, s, m, h).",
+)
+@option(
+    "--grace-period",
+    type=_DURATION,
+    default="20s",
+    help="How long transfers may go on after SIGTERM (ms, s, m, h).",
+)
+@option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keeps this node's identity over restarts. Without it each start is a new peer.",
+)
+@option(
+    "--basic-auth-file",
+    "credentials",
+    type=_CREDENTIALS,
+    help="A file with one line, user:password: what every client of the registry endpoint must present.",
+)
+@option(
+    "--zone",
+    type=Parsed("NAME", parse_zone),
+    default="",
+    help="This node's zone: providers of the same zone come first.",
+)
+@option(
+    "--log-level",
+    type=click.Choice([level.value for level in LogLevel]),
+    default="info",
+    help="How much is logged, to standard error.",
+)
+def run(
+    registry_address: SocketAddress,
+    router_address: SocketAddress,
+    operations_address: SocketAddress,
+    advertise_address: str | None,
+    bootstrap: tuple[Source, ...],
+    store: str,
+    containerd_socket: Path,
+    containerd_namespace: str,
+    containerd_content_path: Path | None,
+    mirrored_registry: tuple[str, ...],
+    filters: tuple[re.Pattern[str], ...],
+    resolve_tags: bool,
+    resolve_latest: bool,
+    resolve_timeout: float,
+    stall_timeout: float,
+    grace_period: float,
+    data_dir: Path | None,
+    credentials: Credentials | None,
+    zone: str,
+    log_level: str,
+) -> None:
+    """Run the mirror of this node until SIGTERM."""
+    # Imported here, because the other commands should not pay for gRPC and TLS.
+    from peili.daemon import run_daemon
+
+    settings = RunSettings(
+        registry_address=registry_address,
+        router_address=router_address,
+        operations_address=operations_address,
+        advertise_address=advertise_address,
+        bootstrap=bootstrap,
+        store=_store(store, containerd_socket, containerd_namespace, containerd_content_path),
+        mirrored_registries=frozenset(mirrored_registry),
+        filters=filters,
+        resolve_tags=resolve_tags,
+        resolve_latest=resolve_latest,
+        resolve_timeout=resolve_timeout,
+        stall_timeout=stall_timeout,
+        grace_period=grace_period,
+        data_directory=data_dir,
+        credentials=credentials,
+        zone=zone,
+        log_level=LogLevel(log_level),
+    )
+    run_daemon(settings)
+
+
+def _store(
+    text: str, socket: Path, namespace: str, content_path: Path | None
+) -> ContainerdStoreSettings | LayoutStoreSettings:
+    if text == "containerd":
+        return ContainerdStoreSettings(socket, namespace, content_path)
+    try:
+        return LayoutStoreSettings(parse_layout_directory(text))
+    except InvalidSetting as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint="'--store' (env var: 'PEILI_STORE')") from error

@@ -1,0 +1,226 @@
+"""One node: the rooms wired together around a store and a router; the top nursery, readiness and shutdown."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from peili.http.client import Client
+from peili.http.errors import HttpError
+from peili.http.message import Headers, SocketAddress
+from peili.http.server import Exchange, Server, listen
+from peili.mirror.attempt import Asker
+from peili.mirror.giveup import GiveUps
+from peili.mirror.history import History
+from peili.mirror.lookup import Lookup
+from peili.mirror.mirror import Mirror
+from peili.mirror.race import RaceLimits
+from peili.observe.health import Health, Readiness, decide_readiness
+from peili.observe.log import log_request
+from peili.observe.metrics import Metrics
+from peili.observe.operations import Operations
+from peili.observe.recent import Recent
+from peili.observe.status import render_status
+from peili.observe.upstream import watch_upstream
+from peili.registry.endpoint import MIRRORED_HEADER, Registry
+from peili.registry.policy import Policy
+from peili.registry.record import RequestRecord
+from peili.routing.protocol import Router
+from peili.settings import RunSettings
+from peili.store.protocol import Store
+from peili.sync import keep_provided
+from peili.version import VERSION
+
+_log = structlog.get_logger()
+_CLOSING = 1.0  # seconds for closing idle connections at the end
+
+
+class StartFailed(Exception):
+    """The node cannot start; the text says what is wrong, where, and what to do."""
+
+
+@dataclass(slots=True)
+class _State:
+    """What readiness is decided from; times of trio's clock."""
+
+    listening_since: float | None = None
+    synchronised: bool = False
+    router_ready: bool = False
+    draining: bool = False
+
+
+class Node:
+    """One Peili. Store and router are given: the daemon, the demo and tests choose them."""
+
+    def __init__(self, settings: RunSettings, store: Store, router: Router) -> None:
+        self.metrics = Metrics()
+        self.recent = Recent()
+        self._settings = settings
+        self._store = store
+        self._router = router
+        self._policy = Policy(
+            settings.mirrored_registries, settings.filters, settings.resolve_tags, settings.resolve_latest
+        )
+        self._client = Client()
+        self._registry = Server(self._registry_endpoint().handle, on_error=_log_error)
+        self._operations = Server(self._operations_endpoint().handle, on_error=_log_error)
+        self._state = _State()
+        self._stop = trio.Event()
+
+    def stop(self) -> None:
+        """Ask the running node to end cleanly: withdraw, then let transfers finish within the grace period."""
+        self._stop.set()
+
+    def readiness(self) -> Readiness:
+        """Whether this node is ready, and why not."""
+        store, since = self._store.statistics(), self._state.listening_since
+        return decide_readiness(
+            Health(
+                listening=since is not None,
+                synchronised=self._state.synchronised,
+                store_answering=store.answering,
+                store_problem=store.problem,
+                router_ready=self._state.router_ready,
+                up_seconds=trio.current_time() - since if since is not None else 0.0,
+                draining=self._state.draining,
+            )
+        )
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until `stop`, or until cancelled, which ends transfers at once.
+
+        `task_status.started()` is called once everything listens. Raise StartFailed.
+        """
+        settings = self._settings
+        async with (
+            _listening(settings.registry_address, "--registry-address") as registry_listeners,
+            _listening(settings.operations_address, "--operations-address") as operations_listeners,
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(self._operations.run, operations_listeners)
+            await nursery.start(self._registry.run, registry_listeners)
+            router_scope = await nursery.start(self._run_router)
+            self._observe()
+            self._state.listening_since = trio.current_time()
+            sync_scope = await nursery.start(self._sync)
+            _log.info("listening", version=VERSION, registry=str(settings.registry_address))
+            nursery.start_soon(self._announce_readiness)
+            task_status.started()
+            await self._stop.wait()
+            await self._end(router_scope, sync_scope)
+            nursery.cancel_scope.cancel()
+
+    async def _end(self, router_scope: trio.CancelScope, sync_scope: trio.CancelScope) -> None:
+        _log.info("stopping", grace_seconds=self._settings.grace_period)
+        self._state.draining = True
+        sync_scope.cancel()
+        router_scope.cancel()  # the router says goodbye on its way out, while transfers finish
+        await self._registry.drain(self._settings.grace_period)
+        with trio.move_on_after(_CLOSING):
+            await self._client.aclose()
+        _log.info("stopped")
+
+    async def _run_router(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(self._router.run)
+                except OSError as error:
+                    raise StartFailed(
+                        _port_problem(self._settings.router_address, "--router-address", error)
+                    ) from error
+                task_status.started(scope)
+                await self._router.wait_ready()
+                self._state.router_ready = True
+
+    async def _sync(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        """Run the store, and once it has walked, keep the router told of what it holds."""
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._store.run)
+                nursery.start_soon(watch_upstream, self._store, self.recent, self.metrics.missed)
+                await nursery.start(keep_provided, self._store, self._router, self._policy.offers)
+                self._state.synchronised = True
+
+    async def _announce_readiness(self) -> None:
+        """Say once when the node becomes ready, and what keeps it from it when that takes long."""
+        said = ""
+        while True:
+            readiness = self.readiness()
+            if readiness.ready:
+                _log.info("ready", keys=sum(self._store.statistics().keys.values()))
+                return
+            if readiness.reason != said:
+                said = readiness.reason
+                _log.info("not ready yet", reason=said)
+            await trio.sleep(0.2)
+
+    def _registry_endpoint(self) -> Registry:
+        settings, history = self._settings, History()
+        headers = {MIRRORED_HEADER: "true", "User-Agent": f"peili/{VERSION}"}
+        if settings.credentials is not None:
+            headers["Authorization"] = settings.credentials.header
+        asker = Asker(self._client, Headers.of(headers), silence=settings.stall_timeout)
+        limits = RaceLimits(settings.resolve_timeout)
+        lookup = Lookup(self._router, asker, history, limits, self.metrics)
+        mirror = Mirror(lookup, history, GiveUps(), self.metrics, stall_timeout=settings.stall_timeout)
+        return Registry(self._store, mirror, self._policy, settings.credentials, self._record)
+
+    def _operations_endpoint(self) -> Operations:
+        return Operations(
+            self.readiness,
+            self.metrics.render,
+            lambda: render_status(
+                self.readiness(),
+                self._router.statistics(),
+                self._store.statistics(),
+                self._registry.statistics(),
+                self.recent,
+            ),
+        )
+
+    def _observe(self) -> None:
+        self.metrics.observe(
+            router=self._router.statistics,
+            store=self._store.statistics,
+            server=self._registry.statistics,
+            ready=lambda: self.readiness().ready,
+        )
+
+    def _record(self, record: RequestRecord) -> None:
+        self.metrics.request(record)
+        self.recent.request(record)
+        log_request(_log, record)
+
+
+@asynccontextmanager
+async def _listening(address: SocketAddress, setting: str) -> AsyncIterator[Sequence[trio.SocketListener]]:
+    try:
+        listeners = await listen(address)
+    except OSError as error:
+        raise StartFailed(_port_problem(address, setting, error)) from error
+    try:
+        yield listeners
+    finally:
+        for listener in listeners:
+            with trio.CancelScope(shield=True):
+                await listener.aclose()
+
+
+def _port_problem(address: SocketAddress, setting: str, error: OSError) -> str:
+    what = error.strerror or str(error)
+    return (
+        f"cannot listen on {address}: {what}. Another program may hold the port (`ss -ltnp`), or the address "
+        f"is not one of this node; change {setting}"
+    )
+
+
+def _log_error(exchange: Exchange, error: Exception) -> None:
+    """A fault of ours, or of a socket, while a request was answered."""
+    log = _log.debug if isinstance(error, HttpError) else _log.error
+    log("request failed", target=exchange.request.target[:200], client=str(exchange.request.client), exc_info=error)
