@@ -13,7 +13,7 @@ from typing import Final
 POSITION_BITS: Final = 256
 DIGEST_LENGTH: Final = 32  # bytes
 MULTIHASH_PREFIX: Final = b"\x12\x20"  # sha2-256, 32 bytes follow
-MAX_SEARCHED_PREFIX: Final = 14  # bits; a random key of a given prefix is found by trying, 2**bits tries on average
+MAX_SEARCHED_PREFIX: Final = 12  # bits; a random key of a given prefix is found by trying, 2**bits tries on average
 
 
 def key_digest(key: str) -> bytes:

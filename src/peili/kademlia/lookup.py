@@ -1,24 +1,49 @@
-"""The iterative lookup as a pure state machine, for FIND_NODE and GET_PROVIDERS alike."""
+"""The iterative lookup as a pure state machine, for FIND_NODE and GET_PROVIDERS alike.
+
+The caller asks `next_step`, does it, and reports with `answered` and `failed` (kad-dht specification, sections Peer
+routing and Content provider lookup). Three things differ from the textbook, for the sake of frozen and lying nodes:
+a slow request is hedged by one more instead of being waited for; a peer whose word led to failures is believed no
+longer, and until proven it supplies only a part of what is asked at once; suspects are a last resort.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
 
 from peili.kademlia.contact import Contact
+from peili.kademlia.keyspace import position
+
+MAX_CANDIDATES: Final = 400  # of one lookup; the farthest unasked goes first
+MAX_ASKED: Final = 200  # requests of one lookup, whatever others name
+MAX_PROVIDERS: Final = 1000  # of one lookup
 
 
 @dataclass(frozen=True, slots=True)
 class LookupSettings:
-    """Times in seconds."""
+    """How a lookup hurries. Times in seconds."""
 
-    k: int = 20
+    k: int = 20  # the lookup ends when this many of the nearest answered
+    enough_answers: int = 3  # instead of k where everybody is seen; below it, last resorts are asked
     alpha: int = 4  # requests in flight that are not slow
     most_in_flight: int = 20  # slow ones included
-    slow_after: float = 0.01  # then a request no longer counts against alpha: one more peer is asked
-    patience: float = 0.04  # then it no longer keeps the lookup from ending, if enough others answered
+    from_one_source: int = 2  # of those in flight, named by one unproven peer; failures, to believe it no longer
+    slow_after: float = 0.01  # then a request neither counts against alpha nor keeps the lookup from ending
+    patience: float = 0.04  # how long slow ones are waited for when nobody else is left and somebody answered
     timeout: float = 1.0  # then it failed
-    enough_answers: int = 3  # of the closest, that let a lookup end in a full view or past its patience
+
+    @classmethod
+    def measured(cls, round_trip: float, alpha: int = 4) -> LookupSettings:
+        """Settings for a network whose requests mostly (90 %) return within `round_trip` seconds."""
+        return cls(
+            alpha=max(3, min(alpha, 10)),
+            slow_after=min(max(3 * round_trip, 0.005), 0.5),
+            patience=min(max(10 * round_trip, 0.03), 1.0),
+            timeout=min(max(30 * round_trip, 1.0), 5.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +62,45 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The lookup is over."""
+    """The lookup is over. Requests in flight may run on, for what they say about their peers."""
 
 
 Step = Ask | Wait | Done
 
 
+class _State(Enum):
+    UNASKED = auto()
+    ASKED = auto()
+    ANSWERED = auto()
+    FAILED = auto()
+
+
+class _Source:
+    """Whose word this is. `score`: of the peers that only it named, those that answered minus those that failed."""
+
+    __slots__ = ("score",)
+
+    def __init__(self) -> None:
+        self.score = 0
+
+
+class _Candidate:
+    """One peer met in a lookup."""
+
+    __slots__ = ("asked_at", "contact", "distance", "hops", "source", "state", "suspect")
+
+    def __init__(self, contact: Contact, distance: int, source: _Source | None, hops: int, suspect: bool) -> None:
+        self.contact = contact
+        self.distance = distance
+        self.source = source  # None: our own table, or several
+        self.hops = hops
+        self.suspect = suspect
+        self.state = _State.UNASKED
+        self.asked_at = 0.0
+
+
 class Lookup:
-    """One lookup. Feed it with `answered` and `failed`, and do what `next_step` says."""
+    """One lookup for a position. Seeds are `RoutingTable.seeds(target)`."""
 
     def __init__(
         self,
@@ -56,34 +112,205 @@ class Lookup:
         sees_everybody: bool = False,
         is_suspect: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
-        raise NotImplementedError
+        self._target = target
+        self._own_id = own_id
+        self._settings = settings or LookupSettings()
+        self._needed = self._settings.enough_answers if sees_everybody else self._settings.k
+        self._is_suspect = is_suspect
+        self._candidates: dict[bytes, _Candidate] = {}
+        self._order: list[_Candidate] = []  # nearest first
+        self._in_flight: dict[bytes, _Candidate] = {}
+        self._providers: dict[bytes, Contact] = {}
+        self._stopped = False
+        self._answers = 0
+        self.asked = 0
+        """Requests so far."""
+        self.hops = 0
+        """The longest chain of peers that named each other and answered."""
+        self._meet(seeds, None, 0)
+
+    # What to do
 
     def next_step(self, now: float) -> Step:
         """What to do now. Peers in an Ask count as asked at `now`."""
-        raise NotImplementedError
+        for candidate in list(self._in_flight.values()):
+            if now >= candidate.asked_at + self._settings.timeout:
+                self._fail(candidate)
+        if self._stopped:
+            return Done()
+        wanted, unanswered = self._nearest(now)
+        chosen = self._choose(wanted, now)
+        if chosen:
+            for candidate in chosen:
+                candidate.state, candidate.asked_at = _State.ASKED, now
+                self._in_flight[candidate.contact.id] = candidate
+            self.asked += len(chosen)
+            return Ask(tuple(candidate.contact for candidate in chosen))
+        if not unanswered or not self._in_flight or self._out_of_patience(now):
+            return Done()
+        return Wait(min(self._next_change(candidate, now) for candidate in self._in_flight.values()))
+
+    def _nearest(self, now: float) -> tuple[list[_Candidate], bool]:
+        """Whom to ask of the nearest that count, and whether an answer of theirs is still missing.
+
+        Failed, slow and doubtful peers are passed over, so that the next nearest takes their place.
+        """
+        wanted: list[_Candidate] = []
+        counted = answered = 0
+        for candidate in self._order:
+            if counted >= self._needed:
+                break
+            if candidate.state is _State.ANSWERED:
+                answered += 1
+            elif candidate.state is _State.UNASKED and not self._is_doubtful(candidate, now):
+                wanted.append(candidate)
+            elif candidate.state is not _State.ASKED or self._is_slow(candidate, now):
+                continue
+            counted += 1
+        if not wanted and self._answers < self._settings.enough_answers and not self._quick(now):
+            wanted = [c for c in self._order if c.state is _State.UNASKED]  # the last resorts
+        return wanted, answered < self._needed
+
+    def _choose(self, wanted: list[_Candidate], now: float) -> list[_Candidate]:
+        """The nearest of those wanted, as many as alpha allows, not too many on one unproven peer's word.
+
+        That is as good as disjoint paths against a liar who names twenty invented peers, and costs nothing.
+        """
+        settings = self._settings
+        if not wanted:
+            return []
+        quick = self._quick(now)
+        room = min(
+            settings.alpha - len(quick), settings.most_in_flight - len(self._in_flight), MAX_ASKED - self.asked
+        )
+        sources = [candidate.source for candidate in quick]
+        chosen: list[_Candidate] = []
+        for candidate in wanted:
+            if len(chosen) >= room:
+                break
+            source = candidate.source
+            if source is None or source.score > 0 or sources.count(source) < settings.from_one_source:
+                sources.append(source)
+                chosen.append(candidate)
+        return chosen
+
+    def _quick(self, now: float) -> list[_Candidate]:
+        return [candidate for candidate in self._in_flight.values() if not self._is_slow(candidate, now)]
+
+    def _is_slow(self, candidate: _Candidate, now: float) -> bool:
+        return now >= candidate.asked_at + self._settings.slow_after
+
+    def _is_doubtful(self, candidate: _Candidate, now: float) -> bool:
+        """Suspects, and those known only from one whose word led to failures or to slow peers."""
+        if candidate.suspect:
+            return True
+        source = candidate.source
+        if source is None or source.score > 0:
+            return False
+        slow = sum(other.source is source and self._is_slow(other, now) for other in self._in_flight.values())
+        return slow - source.score >= self._settings.from_one_source
+
+    def _out_of_patience(self, now: float) -> bool:
+        """Whether somebody answered and only late ones are waited for; with no answer, the timeout counts."""
+        limit = now - self._settings.patience
+        return self._answers > 0 and all(candidate.asked_at <= limit for candidate in self._in_flight.values())
+
+    def _next_change(self, candidate: _Candidate, now: float) -> float:
+        """When waiting for this request starts to mean something else."""
+        settings = self._settings
+        changes = (candidate.asked_at + limit for limit in (settings.slow_after, settings.patience))
+        return min((change for change in changes if change > now), default=candidate.asked_at + settings.timeout)
+
+    # What happened
 
     def answered(
         self, peer_id: bytes, closer: Sequence[Contact], now: float, providers: Sequence[Contact] = ()
     ) -> list[Contact]:
-        """An answer came. Returns the providers that are new in it, this node never among them."""
-        raise NotImplementedError
+        """An answer came. Returns the providers that are new in it, this node never among them.
+
+        Counted also after its timeout, and after Done; an answer of a peer that was not asked says nothing.
+        """
+        candidate = self._candidates.get(peer_id)
+        if candidate is None or candidate.state in {_State.UNASKED, _State.ANSWERED}:
+            return []
+        if candidate.source is not None:
+            candidate.source.score += 1
+        self._in_flight.pop(peer_id, None)
+        candidate.state = _State.ANSWERED
+        self._answers += 1
+        self.hops = max(self.hops, candidate.hops)
+        self._meet(closer[: self._settings.k], _Source(), candidate.hops + 1)
+        return list(self._new_providers(providers))
 
     def failed(self, peer_id: bytes, now: float) -> None:
         """The request failed: refused, broken, invalid or timed out."""
-        raise NotImplementedError
+        candidate = self._in_flight.get(peer_id)
+        if candidate is not None:
+            self._fail(candidate)
 
     def stop(self) -> None:
         """The caller has enough: the next step is Done."""
-        raise NotImplementedError
+        self._stopped = True
+
+    def _fail(self, candidate: _Candidate) -> None:
+        candidate.state = _State.FAILED
+        del self._in_flight[candidate.contact.id]
+        if candidate.source is not None:
+            candidate.source.score -= 1
+
+    def _meet(self, contacts: Iterable[Contact], source: _Source | None, hops: int) -> None:
+        """Peers that the table or an answer named. A second one that names a peer vouches for it."""
+        for contact in contacts:
+            known = self._candidates.get(contact.id)
+            if known is not None:
+                if known.state is _State.UNASKED and known.source is not source:
+                    known.source = None
+                continue
+            if contact.id == self._own_id or not contact.id:
+                continue
+            where = position(contact.id) ^ self._target
+            candidate = _Candidate(contact, where, source, hops, self._is_suspect(contact.id))
+            self._candidates[contact.id] = candidate
+            insort(self._order, candidate, key=lambda other: other.distance)
+        self._forget_the_farthest()
+
+    def _forget_the_farthest(self) -> None:
+        excess = len(self._order) - MAX_CANDIDATES
+        if excess <= 0:
+            return
+        unasked = [candidate for candidate in self._order if candidate.state is _State.UNASKED]
+        for candidate in unasked[-excess:]:
+            self._order.remove(candidate)
+            del self._candidates[candidate.contact.id]
+
+    def _new_providers(self, providers: Sequence[Contact]) -> Iterator[Contact]:
+        """Each provider once, and once more when its addresses come after its name."""
+        for provider in providers:
+            known = self._providers.get(provider.id)
+            if provider.id in {self._own_id, b""} or (known is None and len(self._providers) >= MAX_PROVIDERS):
+                continue
+            if known is None or (provider.addresses and not known.addresses):
+                self._providers[provider.id] = provider
+                yield provider
+
+    # What came of it
 
     def overdue(self, now: float) -> list[bytes]:
-        """Peers asked longer than `slow_after` ago without an answer, for `RoutingTable.failed` when it ends."""
-        raise NotImplementedError
+        """Peers without an answer for longer than `slow_after`: let their requests run on, or ping them.
+
+        Who then fails is for `RoutingTable.failed`; else every lookup would meet the same frozen peers again.
+        """
+        return [peer_id for peer_id, candidate in self._in_flight.items() if self._is_slow(candidate, now)]
 
     def closest(self, count: int = 20) -> list[Contact]:
         """Those that answered, nearest first."""
-        raise NotImplementedError
+        return [candidate.contact for candidate in self._order if candidate.state is _State.ANSWERED][:count]
 
     def known(self) -> list[Contact]:
-        """Everybody met who did not fail, nearest first."""
-        raise NotImplementedError
+        """Everybody met who did not fail and is not suspect, nearest first: hints, for planning."""
+        return [c.contact for c in self._order if c.state is not _State.FAILED and not c.suspect]
+
+    @property
+    def providers(self) -> list[Contact]:
+        """The providers found so far."""
+        return list(self._providers.values())

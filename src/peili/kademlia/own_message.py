@@ -2,7 +2,8 @@
 
 They have a protocol of their own because others reset the stream on an unknown type and read an ADD_PROVIDER with
 unknown fields as a fresh one: send them only to peers whose identify lists this protocol. Each request is answered
-by an Ack on the same stream (goodbye too, though a peer that leaves need not wait for it). Bodies only, as in message.py.
+by an Ack on the same stream (goodbye too, though a peer that leaves need not wait for it). Bodies only, as in
+message.py.
 
     message Own { uint32 type = 1; bytes keys = 2; uint32 ttl = 3; uint32 registry_port = 4; string zone = 5;
                   uint32 accepted = 6; }
