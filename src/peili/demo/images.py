@@ -87,8 +87,12 @@ def build_image(
     layer_sizes: Sequence[int] = (20_000, 5_000),
     compression: Compression = Compression.GZIP,
     platform: str = "linux/amd64",
+    empty_layer: bool = False,
 ) -> Image:
-    """An image of one platform with layers of about these sizes in bytes; another seed gives other content."""
+    """An image of one platform with layers of about these sizes in bytes; another seed gives other content.
+
+    `empty_layer` adds a layer of no bytes at all, as no builder should and some do.
+    """
     layers: list[Descriptor] = []
     diff_ids: list[str] = []
     packed: dict[Digest, bytes] = {}
@@ -96,6 +100,9 @@ def build_image(
         tar = tar_of({f"layer-{number}.bin": random_bytes(f"{seed} {platform} {number}", size)})
         diff_ids.append(str(Digest.of(tar)))
         layers.append(_add(packed, compress(tar, compression), _LAYER + compression))
+    if empty_layer:
+        diff_ids.append(str(Digest.of(b"")))
+        layers.append(_add(packed, b"", _LAYER))
     fields = {
         **_platform(platform),
         "config": {"Cmd": ["/layer-0.bin"]},
