@@ -104,8 +104,12 @@ class Containerd:
 
     def ctr(self, *words: str, timeout: float = 120.0) -> str:
         """Run this version's own ctr, in the CRI's namespace of containerd and in this node's network."""
+        return command(*self.ctr_words(*words), timeout=timeout)
+
+    def ctr_words(self, *words: str) -> list[str]:
+        """The command line for that."""
         ctr = [str(self._programs / "ctr"), "--address", str(self.socket), "--namespace", NAMESPACE]
-        return command("ip", "netns", "exec", self._namespace.name, *ctr, *words, timeout=timeout)
+        return ["ip", "netns", "exec", self._namespace.name, *ctr, *words]
 
     def blob(self, digest: str) -> Path:
         """The file of a blob, whether it is there or not."""

@@ -54,8 +54,8 @@ class ImageService:
         """PullImage: return the digest of the image's config; raise CriError."""
         secret = b""
         if credentials:
-            secret = _text(1, credentials.username) + _text(2, credentials.password)
-        request = _specification(image) + (_message(2, secret) if secret else b"")
+            secret = text(1, credentials.username) + text(2, credentials.password)
+        request = _specification(image) + (message(2, secret) if secret else b"")
         return _first(self._call("PullImage", request, timeout), 1).decode()
 
     def remove(self, image: str) -> None:
@@ -87,7 +87,7 @@ class ImageService:
 
 
 def _specification(image: str) -> bytes:
-    return _message(1, _text(1, image))
+    return message(1, text(1, image))
 
 
 def _image(value: bytes) -> Image:
@@ -102,7 +102,8 @@ def _image(value: bytes) -> Image:
 # The wire format of protocol buffers: as much as strings and messages need.
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -110,12 +111,14 @@ def _varint(value: int) -> bytes:
     return bytes([*out, value])
 
 
-def _message(number: int, value: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
+def message(number: int, value: bytes) -> bytes:
+    """A field that is a message."""
+    return varint(number << 3 | 2) + varint(len(value)) + value
 
 
-def _text(number: int, value: str) -> bytes:
-    return _message(number, value.encode())
+def text(number: int, value: str) -> bytes:
+    """A field that is a string."""
+    return message(number, value.encode())
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

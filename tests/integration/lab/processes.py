@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-STOP_TIMEOUT = 20.0  # seconds that a process gets to end after SIGTERM
+STOP_TIMEOUT = 30.0  # seconds that a process gets to end after SIGTERM
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LOG_END = 6000  # characters of a log that an error shows
 
