@@ -22,7 +22,9 @@ import trio
 
 from peili.node import Node, StartFailed
 from peili.observe.log import configure_logging
+from peili.routing.bootstrap import StaticSource
 from peili.routing.protocol import Router
+from peili.routing.static import StaticRouter
 from peili.settings import ContainerdStoreSettings, RunSettings
 from peili.store.protocol import Store
 
@@ -63,7 +65,14 @@ def build_store(settings: RunSettings) -> Store:
 
 def build_router(settings: RunSettings) -> Router:
     """The router that the settings name."""
-    raise NotImplementedError
+    # Until the Kademlia router is there: the registries at the static bootstrap addresses are asked for every key.
+    peers = [
+        (address.host, settings.registry_address.port)
+        for source in settings.bootstrap
+        if isinstance(source, StaticSource)
+        for address in source.addresses
+    ]
+    return StaticRouter(peers, own=[(own_address(settings), settings.registry_address.port)])
 
 
 async def run_until_signal(node: Node) -> None:

@@ -13,7 +13,7 @@ from peili.settings import InvalidSetting
 _T = TypeVar("_T")
 
 
-class Parsed(click.ParamType, Generic[_T]):
+class Parsed(click.ParamType[_T], Generic[_T]):
     """A parameter type made of one of our parsers; its error becomes click's, with the setting's name."""
 
     def __init__(self, name: str, parser: Callable[[str], _T]) -> None:

@@ -29,6 +29,7 @@ class Exchange:
         "_sink",
         "_socket",
         "_timeout",
+        "head_at",
         "request",
         "status",
     )
@@ -46,6 +47,7 @@ class Exchange:
         """`closing`: whether the connection ends after this answer; asked when the head is sent."""
         self.request = request
         self.status: int | None = None
+        self.head_at: float | None = None  # when the head of the answer was ready; trio's clock, in seconds
         self._connection = connection
         self._socket = sock
         self._pool = pool
@@ -111,6 +113,7 @@ class Exchange:
         except h11.LocalProtocolError as error:
             raise ValueError(f"not an answer that can be sent: {error}") from error
         self.status = status
+        self.head_at = trio.current_time()
         self._bodiless = self.request.method == "HEAD" or status in _WITHOUT_BODY
         return head
 

@@ -181,7 +181,7 @@ class Registry:
 
     def _summarise(self, exchange: Exchange, account: _Account, started: float) -> RequestRecord:
         now = self._now()
-        first_byte = exchange.first_byte_at
+        first_byte = exchange.head_at
         return RequestRecord(
             at=time.time(),
             handler=account.handler,
