@@ -307,8 +307,9 @@ class Lookup:
         return [candidate.contact for candidate in self._order if candidate.state is _State.ANSWERED][:count]
 
     def known(self) -> list[Contact]:
-        """Everybody met who did not fail and is not suspect, nearest first: hints, for planning."""
-        return [c.contact for c in self._order if c.state is not _State.FAILED and not c.suspect]
+        """Everybody met who answered or was not asked, without suspects, nearest first: hints, for planning."""
+        hopeful = {_State.UNASKED, _State.ANSWERED}
+        return [c.contact for c in self._order if c.state in hopeful and not c.suspect]
 
     @property
     def providers(self) -> list[Contact]:

@@ -23,6 +23,7 @@ REPUBLISH_INTERVAL: Final = 10 * 60.0  # seconds; half of records.EXPIRATION_INT
 RETRY_INTERVAL: Final = 30.0  # seconds until keys that were due but not told are due again
 KEYS_OF_SLICE: Final = 250  # the interval is cut into slices of about so many keys,
 MAX_SLICES: Final = 60  # at most so many
+_FEW: Final = 64  # keys that are put in or taken out one by one
 _CHECKED_AT_ONCE: Final = 500  # keys compared before a planner that takes long gives way
 _SPACE: Final = 1 << POSITION_BITS
 
@@ -72,15 +73,28 @@ class Republisher:
     def add(self, keys: Iterable[bytes]) -> None:
         """New keys: due at once. Those that are known keep their time. Raise ValueError for another length."""
         new = {_entry(key) for key in keys}
-        known = dict(zip(self._entries, self._next, strict=True))
-        self._set({**dict.fromkeys(new, -inf), **known})
+        if len(new) > _FEW:
+            known = dict(zip(self._entries, self._next, strict=True))
+            self._set({**dict.fromkeys(new, -inf), **known})
+            return
+        for entry in new:
+            at = bisect_left(self._entries, entry)
+            if self._entries[at : at + 1] != [entry]:
+                self._entries.insert(at, entry)
+                self._next.insert(at, -inf)
+                self._earliest = -inf
 
     def remove(self, keys: Iterable[bytes]) -> None:
         """No longer ours; send the withdrawal to `batches(keys, closest)`."""
-        known = dict(zip(self._entries, self._next, strict=True))
-        for key in keys:
-            known.pop(_entry(key), None)
-        self._set(known)
+        gone = {_entry(key) for key in keys}
+        if len(gone) > _FEW:
+            times = zip(self._entries, self._next, strict=True)
+            self._set({entry: time for entry, time in times if entry not in gone})
+            return
+        for entry in gone:
+            at = bisect_left(self._entries, entry)
+            if self._entries[at : at + 1] == [entry]:
+                del self._entries[at], self._next[at]
 
     def _set(self, times: dict[bytes, float]) -> None:
         self._entries = sorted(times)
@@ -100,7 +114,7 @@ class Republisher:
         numbers = [number for number, time in enumerate(self._next) if time <= now]
         for number in numbers:
             self._next[number] = now + RETRY_INTERVAL
-        self._earliest = min(self._next)
+        self._earliest = min(self._next, default=inf)
         return self._regions(numbers, network_size)
 
     def _regions(self, numbers: list[int], network_size: int) -> list[Region]:
@@ -114,7 +128,7 @@ class Republisher:
         return [Region(chunk[len(chunk) // 2], chunk) for chunk in chunks]
 
     def told(self, keys: Iterable[bytes], now: float) -> None:
-        """These keys were sent to their peers: due again at their moment, half to one and a half intervals later."""
+        """These keys were sent to their peers: due again at their moment, 0.5 to 1.5 intervals later."""
         slices = max(1, min(len(self._entries) // KEYS_OF_SLICE, MAX_SLICES))
         for key in keys:
             at = self._index(key)

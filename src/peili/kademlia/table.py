@@ -92,6 +92,18 @@ class RoutingTable:
         self._count += 1
         return True
 
+    def wants(self, peer_id: bytes) -> bool:
+        """Whether a peer that asked us something should be asked back (FIND_NODE or PING), to be taken in.
+
+        True for strangers with a place to fill, and for suspects, which are alive after all.
+        """
+        if peer_id == self._own_id:
+            return False
+        bucket = self._bucket_of(peer_id)
+        if bucket is None or peer_id in bucket.members:
+            return bucket is None or peer_id in self._suspects
+        return len(bucket.members) < self._k or any(member in self._suspects for member in bucket.members)
+
     def failed(self, peer_id: bytes, now: float) -> None:
         """An attempt failed or was overdue: the peer is suspect, out of answers until it is heard again.
 
