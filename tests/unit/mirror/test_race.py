@@ -1,0 +1,119 @@
+"""Stories of a race: events come in, the next step is asked for, nothing waits."""
+
+from __future__ import annotations
+
+import math
+
+from peili.mirror.history import UNKNOWN_HEDGE, History
+from peili.mirror.race import GiveUp, Race, RaceLimits, Start, Wait
+from peili.routing.protocol import Provider
+
+FIRST, SECOND, THIRD = (Provider(name, "127.0.0.1", 5000) for name in ("first", "second", "third"))
+LIMITS = RaceLimits(resolve_timeout=0.25, attempts=3, at_once=2)
+
+
+def race(history: History | None = None, *, excluded: tuple[str, ...] = ()) -> Race:
+    return Race(LIMITS, history or History(), now=100.0, excluded=excluded)
+
+
+def test_a_provider_is_asked_as_soon_as_it_is_found() -> None:
+    story = race()
+    assert story.next_step(100.0) == Wait(100.25)
+    story.found(FIRST)
+    assert story.next_step(100.1) == Start(FIRST, hedge=False)
+
+
+def test_nobody_found_in_time_is_a_give_up() -> None:
+    assert race().next_step(100.25) == GiveUp("resolve_timeout")
+
+
+def test_nobody_to_be_found_is_a_give_up_at_once() -> None:
+    story = race()
+    story.exhausted()
+    assert story.next_step(100.0) == GiveUp("no_provider")
+
+
+def test_a_provider_that_is_being_asked_is_waited_for_beyond_the_resolve_timeout() -> None:
+    story = race()
+    story.found(FIRST)
+    story.started(FIRST, 100.2)
+    story.exhausted()
+    assert story.next_step(101.0) == Wait(math.inf)
+
+
+def test_an_unknown_slow_provider_gets_company() -> None:
+    story = race()
+    story.found(FIRST)
+    story.found(SECOND)
+    story.started(FIRST, 100.0)
+    assert story.next_step(100.0) == Wait(100.0 + UNKNOWN_HEDGE)
+    assert story.next_step(100.0 + UNKNOWN_HEDGE) == Start(SECOND, hedge=True)
+
+
+def test_a_slow_first_provider_gets_company_after_its_own_p90() -> None:
+    history = History()
+    for _ in range(20):
+        history.answered("first", 0.02)
+    story = race(history)
+    story.found(FIRST)
+    story.found(SECOND)
+    story.started(FIRST, 100.0)
+    assert story.next_step(100.019) == Wait(100.02)
+    assert story.next_step(100.021) == Start(SECOND, hedge=True)
+
+
+def test_no_more_are_asked_at_once_than_allowed() -> None:
+    story = race()
+    for provider in (FIRST, SECOND, THIRD):
+        story.found(provider)
+    story.started(FIRST, 100.0)
+    story.started(SECOND, 100.1)
+    assert story.next_step(105.0) == Wait(math.inf)
+    story.failed(FIRST)
+    assert story.next_step(105.0) == Start(THIRD, hedge=True)
+
+
+def test_a_failed_provider_is_followed_by_the_next_and_then_by_nobody() -> None:
+    story = race()
+    story.found(FIRST)
+    story.started(FIRST, 100.0)
+    story.failed(FIRST)
+    story.found(FIRST)  # named again: counts for nothing
+    story.found(SECOND)
+    assert story.next_step(100.1) == Start(SECOND, hedge=False)
+    story.started(SECOND, 100.1)
+    story.failed(SECOND)
+    story.exhausted()
+    assert story.next_step(100.1) == GiveUp("failed")
+    assert story.attempts == 2
+
+
+def test_the_number_of_attempts_is_bounded() -> None:
+    story = race()
+    for number in range(10):
+        story.found(Provider(str(number), "127.0.0.1", 5000))
+    for _ in range(3):
+        step = story.next_step(100.0)
+        assert isinstance(step, Start)
+        story.started(step.provider, 100.0)
+        story.failed(step.provider)
+    assert story.next_step(100.0) == GiveUp("attempts")
+
+
+def test_one_that_failed_lately_is_asked_last() -> None:
+    history = History()
+    history.failed("first", 99.0)
+    story = race(history)
+    story.found(FIRST)
+    story.found(SECOND)
+    assert story.next_step(100.0) == Start(SECOND, hedge=False)
+    story.started(SECOND, 100.0)
+    story.failed(SECOND)
+    assert story.next_step(100.0) == Start(FIRST, hedge=False)
+
+
+def test_excluded_providers_are_not_asked() -> None:
+    story = race(excluded=("first",))
+    story.found(FIRST)
+    story.exhausted()
+    assert story.next_step(100.0) == GiveUp("no_provider")
