@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Final, Self
+import errno
+import ipaddress
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
 
 import trio
 
 from peili.libp2p.certificate import ExtraExtension, VerifiedCertificate
-from peili.libp2p.errors import DialError, Libp2pError, ProtocolNotSupported, SelfDial, StreamError
+from peili.libp2p.connection import Connection, StreamHandler
+from peili.libp2p.dial import Dials
+from peili.libp2p.errors import (
+    BrokenConnection,
+    DialError,
+    Libp2pError,
+    ProtocolNotSupported,
+    SelfDial,
+    StreamError,
+)
+from peili.libp2p.identify import (
+    IDENTIFY,
+    IDENTIFY_PUSH,
+    MAX_TEXT,
+    MAX_ZONE,
+    PROTOCOL_VERSION,
+    Identify,
+    encode_identify,
+)  # fmt: skip
 from peili.libp2p.identity import Identity
+from peili.libp2p.keepalive import CHECK_INTERVAL
+from peili.libp2p.limits import Admission, HostLimits
 from peili.libp2p.multiaddr import Multiaddr
 from peili.libp2p.peer_id import PeerId
+from peili.libp2p.ping import PING, answer_pings
+from peili.libp2p.stream import Stream
+from peili.libp2p.table import DUPLICATE_AGE, MAX_DRAINING, MAX_PER_PEER, preferred, to_trim
+from peili.libp2p.tls import TlsContexts
+from peili.libp2p.upgrade import HANDSHAKE_TIMEOUT, Secured, upgrade
 
 __all__ = [
     "Connection",
@@ -28,141 +55,62 @@ __all__ = [
     "StreamError",
 ]
 
-MAX_ZONE: Final = 64  # bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Identify:
-    """What a peer says of itself. `registry_port` is 0 and `zone` empty where it did not say (not Peili)."""
-
-    peer_id: PeerId
-    protocols: frozenset[str]
-    agent_version: str
-    protocol_version: str
-    listen_addresses: tuple[Multiaddr, ...]
-    registry_port: int = 0
-    zone: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class HostLimits:
-    """What one host takes on; beyond it new work is refused and old work goes on."""
-
-    connections: int = 192  # authenticated, in both directions
-    connections_per_address: int = 32
-    unauthenticated: int = 64  # inbound, in their handshake
-    inbound_streams: int = 1024  # over all connections
-
-
-class Stream:
-    """One stream of a connection, for one protocol; it carries many frames in each direction.
-
-    One task may read and another write at the same time. A task that is cancelled while it reads or writes
-    resets this stream, and nothing else: whether half a frame left us cannot be known any more. Every method
-    raises StreamError once the stream was reset or its connection ended.
-    """
-
-    protocol: str
-    connection: Connection
-
-    async def read_frame(self, limit: int) -> bytes | None:
-        """The next frame (a varint length, then so many bytes); None where the peer ended its side between frames.
-
-        A frame of more than `limit` bytes, or an end within a frame, is a StreamError, as is a peer that does not
-        speak the protocol (ProtocolNotSupported: noticed at the first read, because it is proposed together
-        with the first frame).
-        """
-        raise NotImplementedError
-
-    async def write_frame(self, data: bytes) -> None:
-        """Send one frame; waits while the peer's window is used up or much is waiting to be sent."""
-        raise NotImplementedError
-
-    async def close_write(self) -> None:
-        """End our side; the peer may go on sending."""
-        raise NotImplementedError
-
-    async def reset(self) -> None:
-        """Give up on both directions at once. Never fails."""
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        """End our side, and read no more: what still comes is dropped. Never fails."""
-        raise NotImplementedError
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream; reset it where the block ended with an exception."""
-        raise NotImplementedError
-
-
-class Connection:
-    """An authenticated connection to a peer. `remote` is its IP address (no zone, no IPv4-mapped form) and port."""
-
-    peer_id: PeerId
-    remote: tuple[str, int]
-    outbound: bool
-    closed: bool
-
-    async def identify(self) -> Identify:
-        """What the peer says of itself: waits for its first word; afterwards at once, current with its pushes.
-
-        Raise StreamError where the peer does not identify itself, or the connection ended.
-        """
-        raise NotImplementedError
-
-    async def open_stream(self, protocol: str) -> Stream:
-        """A new stream. The protocol is proposed together with the first frame, so this waits for nothing.
-
-        Raise StreamError where the connection is closed or has too many streams.
-        """
-        raise NotImplementedError
-
-    async def aclose(self) -> None:
-        """Close the connection, within a bounded time."""
-        raise NotImplementedError
-
-    async def wait_closed(self) -> None:
-        """Wait until the connection has ended, for any reason."""
-        raise NotImplementedError
-
-
 ConnectionCallback = Callable[[Connection], None]
-StreamHandler = Callable[[Stream], Awaitable[None]]
 VerifyPeer = Callable[[VerifiedCertificate], bool]
+ACCEPT_PAUSE: Final = 0.1  # seconds to wait where there are no descriptors for a new connection
+_NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_log = logging.getLogger(__name__)
 
 
-@dataclass
+def _everybody(certificate: VerifiedCertificate) -> bool:
+    return True
+
+
 class Host:
     """This node on the wire.
 
     Set the handlers, then run it in a nursery. `on_connected` and `on_disconnected` are called with each
-    authenticated connection, in both directions; they must not block.
+    authenticated connection, in both directions; they must not block. `verify_peer` says who may take part, by the
+    extensions of a peer's good certificate; `extra_extensions` go into our own.
     """
 
-    identity: Identity
-    agent_version: str = field(kw_only=True)
-    registry_port: int = field(default=0, kw_only=True)
-    zone: str = field(default="", kw_only=True)
-    limits: HostLimits = field(default=HostLimits(), kw_only=True)
-    verify_peer: VerifyPeer = field(default=lambda certificate: True, kw_only=True)
-    extra_extensions: Sequence[ExtraExtension] = field(default=(), kw_only=True)
-    on_connected: ConnectionCallback | None = field(default=None, init=False)
-    on_disconnected: ConnectionCallback | None = field(default=None, init=False)
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        agent_version: str,
+        registry_port: int = 0,
+        zone: str = "",
+        limits: HostLimits = HostLimits(),  # noqa: B008 - frozen
+        verify_peer: VerifyPeer = _everybody,
+        extra_extensions: Sequence[ExtraExtension] = (),
+    ) -> None:
+        if len(zone.encode()) > MAX_ZONE or len(agent_version.encode()) > MAX_TEXT:
+            raise ValueError(f"a zone has at most {MAX_ZONE} bytes, an agent version {MAX_TEXT}")
+        self.identity: Final = identity
+        self.peer_id: Final = identity.peer_id
+        self.limits: Final = limits
+        self.on_connected: ConnectionCallback | None = None
+        self.on_disconnected: ConnectionCallback | None = None
+        self._verify_peer = verify_peer
+        self._contexts = TlsContexts(identity.certificate(extra_extensions))
+        self._own = Identify(
+            self.peer_id, frozenset(), agent_version, PROTOCOL_VERSION, (), registry_port=registry_port, zone=zone
+        )
+        self._handlers: dict[str, StreamHandler] = {IDENTIFY: self._answer_identify, PING: answer_pings}
+        self._connections: dict[PeerId, list[Connection]] = {}
+        self._admission = Admission(limits)
+        self._dials = Dials()
+        self._nursery: trio.Nursery | None = None
+        self._inbound_streams = self._unread = self._count = 0
+        self._draining: dict[Connection, float] = {}  # since when
 
-    @property
-    def peer_id(self) -> PeerId:
-        """Our own id."""
-        return self.identity.peer_id
+    # What users call
 
     def set_handler(self, protocol: str, handler: StreamHandler) -> None:
-        """Speak a protocol: the handler gets each inbound stream; when it returns the stream is closed, when it
-        raises the stream is reset."""
-        raise NotImplementedError
+        """Speak a protocol: the handler gets each inbound stream; the stream is closed when it returns, reset when
+        it raises (a Libp2pError is what peers cause, anything else is logged as a mistake)."""
+        self._handlers[protocol] = handler
 
     async def run(
         self,
@@ -172,7 +120,15 @@ class Host:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Take and keep connections until cancelled, then close all. `listen_addresses` go into our identify."""
-        raise NotImplementedError
+        self._own = replace(self._own, listen_addresses=tuple(listen_addresses))
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for listener in listeners:
+                    self._nursery.start_soon(self._accept, listener)
+                self._nursery.start_soon(self._look_after_all)
+                task_status.started()
+        finally:
+            self._nursery = None
 
     async def connect(self, host: str, port: int, expected: PeerId | None, timeout: float) -> Connection:
         """A connection to this peer: one that exists, or a new one within `timeout` seconds.
@@ -180,12 +136,220 @@ class Host:
         Simultaneous dials to one peer share one. Without `expected` anybody's certificate is taken, and its id
         is the connection's. Raise DialError; SelfDial where the address is our own.
         """
-        raise NotImplementedError
+        await trio.lowlevel.checkpoint()
+        if expected == self.peer_id:
+            raise SelfDial("this is our own id", self.peer_id)
+        existing = self.connection(expected) if expected is not None else None
+        if existing is not None:
+            return existing
+        if self._nursery is None:
+            raise DialError("the host does not run")
+        with trio.move_on_after(timeout):
+            return await self._dials.share(
+                self._nursery, expected or (host, port), (host, port), lambda: self._dial(host, port, expected)
+            )
+        raise DialError(f"no connection to {host} port {port} within {timeout:g} s")
 
     def connection(self, peer_id: PeerId) -> Connection | None:
         """The connection to use for this peer, if there is any."""
-        raise NotImplementedError
+        return preferred(
+            (one for one in self._connections.get(peer_id, ()) if not one.closed and not one.draining), self.peer_id
+        )
 
     def connections(self) -> tuple[Connection, ...]:
         """All authenticated connections."""
-        raise NotImplementedError
+        return tuple(one for several in self._connections.values() for one in several)
+
+    # What connections call
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """Who takes inbound streams, by protocol."""
+        return self._handlers
+
+    def take_inbound_stream(self) -> bool:
+        """Whether one more inbound stream may be open."""
+        if self._inbound_streams >= self.limits.inbound_streams:
+            return False
+        self._inbound_streams += 1
+        return True
+
+    def drop_inbound_stream(self) -> None:
+        """An inbound stream is done."""
+        self._inbound_streams -= 1
+
+    def unread(self, change: int) -> None:
+        """So many more (or fewer) bytes wait to be read; of too many, the worst connection pays."""
+        self._unread += change
+        if self._unread > self.limits.unread_bytes:
+            max(self.connections(), key=lambda one: one.unread_bytes).drop("too many bytes that nobody reads")
+
+    # Inbound
+
+    async def _accept(self, listener: trio.SocketListener) -> None:
+        assert self._nursery is not None
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS:
+                    raise
+                _log.warning("cannot accept a connection: %s", error.strerror)
+                await trio.sleep(ACCEPT_PAUSE)
+                continue
+            remote = remote_of(stream)
+            if remote is not None and self._admission.arrive(remote[0]):
+                self._nursery.start_soon(self._welcome, stream, remote)
+            else:
+                await trio.aclose_forcefully(stream)
+
+    async def _welcome(self, stream: trio.SocketStream, remote: tuple[str, int]) -> None:
+        try:
+            try:
+                connection = await self._establish(stream, remote, outbound=False, expected=None)
+            finally:
+                self._admission.finish_handshake()
+            await self._keep(connection)
+        except DialError as error:
+            _log.debug("refused a connection from %s: %s", remote[0], error)
+        finally:
+            self._admission.leave(remote[0])
+
+    # Outbound
+
+    async def _dial(self, host: str, port: int, expected: PeerId | None) -> Connection:
+        assert self._nursery is not None
+        try:
+            stream = await trio.open_tcp_stream(host, port)
+        except (OSError, ValueError) as error:
+            # ValueError: a name that IDNA cannot encode, or a port that is none.
+            raise DialError(f"cannot reach {host} port {port}: {error}") from error
+        remote = remote_of(stream) or (host, port)
+        connection = await self._establish(stream, remote, outbound=True, expected=expected)
+        self._nursery.start_soon(self._keep, connection)
+        return connection
+
+    # Both
+
+    async def _establish(
+        self, stream: trio.SocketStream, remote: tuple[str, int], *, outbound: bool, expected: PeerId | None
+    ) -> Connection:
+        """Authenticate the peer and enter the connection into the table. Raise DialError."""
+        secured = None
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                secured = await upgrade(stream, self._contexts, outbound=outbound)
+            self._check_peer(secured, expected)
+            connection = Connection(stream, secured, self, remote=remote, outbound=outbound)
+            self._register(connection)
+        except BaseException as error:
+            if secured is not None:
+                secured.tls.close()
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
+            if isinstance(error, BrokenConnection):
+                raise DialError(f"no connection with {remote[0]} port {remote[1]}: {error}") from error
+            if isinstance(error, trio.TooSlowError):
+                raise DialError(f"{remote[0]} port {remote[1]} does not finish the handshake") from error
+            raise
+        self._tell(self.on_connected, connection)
+        return connection
+
+    def _check_peer(self, secured: Secured, expected: PeerId | None) -> None:
+        actual = secured.certificate.peer_id
+        if actual == self.peer_id:
+            raise SelfDial("the address leads to ourselves", actual)
+        if expected is not None and actual != expected:
+            raise DialError(f"somebody else is there: {actual} instead of {expected}", actual)
+        if not self._verify_peer(secured.certificate):
+            raise DialError(f"{actual} may not take part here", actual)
+
+    def _register(self, connection: Connection) -> None:
+        if self._count >= self.limits.connections:
+            victim = to_trim(self.connections(), trio.current_time())
+            if victim is None:
+                raise DialError(f"{self._count} connections are open already, all in use", connection.peer_id)
+            self._retire(victim, "it made room for another connection")
+        siblings = self._connections.setdefault(connection.peer_id, [])
+        for sibling in siblings:
+            sibling.look_after(trio.current_time(), suspect=True)
+        siblings.append(connection)
+        self._count += 1
+        if len(siblings) > MAX_PER_PEER:
+            self._retire(siblings[0], "the peer has too many connections")
+
+    def _retire(self, connection: Connection, reason: str) -> None:
+        """Take a connection out of the table, and close it in the background."""
+        assert self._nursery is not None
+        connection.end(reason)
+        self._unregister(connection)
+        self._nursery.start_soon(connection.aclose)
+
+    def _unregister(self, connection: Connection) -> None:
+        siblings = self._connections.get(connection.peer_id, [])
+        if connection in siblings:
+            siblings.remove(connection)
+            self._count -= 1
+            if not siblings:
+                del self._connections[connection.peer_id]
+
+    async def _keep(self, connection: Connection) -> None:
+        """Drive a connection until it ends."""
+        try:
+            await connection.run()
+        finally:
+            self._unregister(connection)
+            self._draining.pop(connection, None)
+            _log.debug("the connection with %s ended: %s", connection.peer_id, connection.reason)
+            self._tell(self.on_disconnected, connection)
+
+    def _tell(self, callback: ConnectionCallback | None, connection: Connection) -> None:
+        try:
+            if callback is not None:
+                callback(connection)
+        except Exception:  # noqa: BLE001 - a mistake of a callback must not stop the host
+            _log.exception("a callback failed for %s", connection.peer_id)
+
+    async def _look_after_all(self) -> None:
+        while True:
+            await trio.sleep(CHECK_INTERVAL)
+            now = trio.current_time()
+            for connection in self.connections():
+                connection.look_after(now)
+                self._look_after_duplicate(connection, now)
+
+    def _look_after_duplicate(self, connection: Connection, now: float) -> None:
+        """Give up the second connection to a peer once nobody uses it, so that no stream is lost."""
+        if connection.draining:
+            since = self._draining.setdefault(connection, now)
+            unused = not connection.yamux.open_streams and now - since >= CHECK_INTERVAL
+            if unused or now - since >= MAX_DRAINING:
+                self._retire(connection, "nobody needs it any more")
+        elif (
+            connection is not self.connection(connection.peer_id)
+            and not connection.yamux.open_streams
+            and now - connection.last_used >= DUPLICATE_AGE
+        ):
+            connection.drain()
+
+    async def _answer_identify(self, stream: Stream) -> None:
+        own = replace(self._own, protocols=frozenset({*self._handlers, IDENTIFY_PUSH}))
+        host, port = stream.connection.remote
+        await stream.write_frame(encode_identify(own, Multiaddr.of(host, port)))
+
+
+def remote_of(stream: trio.SocketStream) -> tuple[str, int] | None:
+    """The peer's address, without zone and IPv4-mapped form; None where it is gone already."""
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        return None
+    return normal_address(host), port
+
+
+def normal_address(host: str) -> str:
+    """An IP address in its canonical form, without zone, IPv4 where it is IPv4-mapped."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return str(address)

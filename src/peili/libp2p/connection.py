@@ -1,0 +1,388 @@
+"""The driver of one authenticated connection: a task that reads, a task that writes, a task per inbound stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+import trio
+
+from peili.libp2p.channel import Channel
+from peili.libp2p.errors import BrokenConnection, Libp2pError, StreamError
+from peili.libp2p.identify import IDENTIFY, IDENTIFY_PUSH, MAX_MESSAGE, Identify, InvalidIdentify, parse_identify
+from peili.libp2p.keepalive import KeepAlive, Step
+from peili.libp2p.multistream import MultistreamError, Responder
+from peili.libp2p.peer_id import PeerId
+from peili.libp2p.stream import Stream
+from peili.libp2p.tls import TlsChannel
+from peili.libp2p.upgrade import Secured
+from peili.libp2p.yamux import (
+    GO_AWAY_NORMAL,
+    GO_AWAY_PROTOCOL_ERROR,
+    Data,
+    Event,
+    Finished,
+    GoneAway,
+    Opened,
+    Reset,
+    WindowGrown,
+    Yamux,
+    YamuxError,
+)  # fmt: skip
+
+CLOSE_TIMEOUT: Final = 1.0  # seconds for the last bytes to leave
+NEGOTIATION_TIMEOUT: Final = 10.0  # seconds for the peer to agree on a stream's protocol
+IDENTIFY_TIMEOUT: Final = 10.0  # seconds for the peer to say who it is
+READ_CHUNK: Final = 32 * 1024  # bytes
+
+StreamHandler = Callable[[Stream], Awaitable[None]]
+_log = logging.getLogger(__name__)
+
+
+class Keeper(Protocol):
+    """What a connection needs of its host."""
+
+    @property
+    def handlers(self) -> Mapping[str, StreamHandler]:
+        """Who takes inbound streams, by protocol."""
+        ...
+
+    def take_inbound_stream(self) -> bool:
+        """Whether one more inbound stream may be open on this host; `drop_inbound_stream` gives it back."""
+        ...
+
+    def drop_inbound_stream(self) -> None:
+        """An inbound stream is done."""
+        ...
+
+    def unread(self, change: int) -> None:
+        """So many more (or, negative, fewer) bytes wait on this host to be read."""
+        ...
+
+
+class Connection:
+    """An authenticated connection to a peer. `remote` is its IP address (no zone, no IPv4-mapped form) and port."""
+
+    __slots__ = (
+        "_closed", "_closing", "_identified", "_identify", "_keeper", "_leftover", "_nursery", "_outbox_ready",
+        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "draining", "keepalive", "last_used",
+        "opened", "outbound", "peer_id", "reason", "remote", "yamux",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        transport: trio.abc.Stream,
+        secured: Secured,
+        keeper: Keeper,
+        *,
+        remote: tuple[str, int],
+        outbound: bool,
+    ) -> None:
+        self.peer_id: Final[PeerId] = secured.certificate.peer_id
+        self.remote: Final = remote
+        self.outbound: Final = outbound
+        self.opened: Final = trio.current_time()
+        self.last_used = self.opened
+        self.reason = ""  # why it ended, for logs
+        self.draining = False  # it takes no more streams
+        self.yamux: Final = Yamux(client=outbound)
+        self.keepalive: Final = KeepAlive(self.opened)
+        self._transport, self._keeper = transport, keeper
+        self._tls: TlsChannel = secured.tls
+        self._leftover = secured.leftover
+        self._streams: dict[int, Channel] = {}
+        self._unread = 0
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._outbox_ready = trio.Event()
+        self._writing = self._closing = False
+        self._closed = trio.Event()
+        self._identify: Identify | str = "the peer did not identify itself yet"
+        self._identified = trio.Event()
+
+    # What users call
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has ended, or is about to."""
+        return self._closed.is_set() or self._closing
+
+    async def identify(self) -> Identify:
+        """What the peer says of itself: waits for its first word; afterwards at once, current with its pushes.
+
+        Raise StreamError where the peer does not identify itself, or the connection ended.
+        """
+        await self._identified.wait()
+        if isinstance(self._identify, str):
+            raise StreamError(self._identify)
+        return self._identify
+
+    async def open_stream(self, protocol: str) -> Stream:
+        """A new stream. The protocol is proposed together with the first frame, so this waits for nothing.
+
+        Raise StreamError where the connection is closed or has too many streams.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.closed or self.draining:
+            raise StreamError(f"the connection is closed: {self.reason or 'the peer takes no more streams'}")
+        stream_id = self.yamux.open_stream()
+        if stream_id is None:
+            raise StreamError("too many streams on this connection")
+        return Stream(self, self._channel(stream_id), protocol, outbound=True)
+
+    async def aclose(self) -> None:
+        """Close the connection, within a bounded time."""
+        self.end("closed by ourselves")
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            await self.wait_closed()
+        self._scope.cancel()
+        await self.wait_closed()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection has ended, for any reason."""
+        await self._closed.wait()
+
+    # What the host calls
+
+    async def run(self) -> None:
+        """Drive the connection until it ends; never raises for what the peer does."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._guarded, self._read)
+                    self._nursery.start_soon(self._guarded, self._write)
+                    self._nursery.start_soon(self._ask_identify)
+        except Exception:  # noqa: BLE001 - a mistake of ours must cost one connection and not the node
+            _log.exception("the connection with %s at %s failed", self.peer_id, self.remote)
+            self.reason = self.reason or "an internal error"
+        finally:
+            self._nursery = None
+            await self._finish()
+
+    def end(self, reason: str) -> None:
+        """Begin to close: what is in the outbox still goes out."""
+        if not self.closed:
+            self.reason, self._closing = reason, True
+            self.yamux.go_away(GO_AWAY_NORMAL)
+            self.wake_writer()
+
+    def drop(self, reason: str) -> None:
+        """Close at once."""
+        self.reason = self.reason or reason
+        self._closing = True
+        self._scope.cancel()
+
+    def drain(self) -> None:
+        """Take no more streams, and tell the peer; those that are open go on."""
+        self.draining = True
+        self.yamux.go_away(GO_AWAY_NORMAL)
+        self.wake_writer()
+
+    def look_after(self, now: float, *, suspect: bool = False) -> None:
+        """Ping a silent peer, give up on a dead one; called at intervals."""
+        match self.keepalive.suspect(now) if suspect else self.keepalive.step(now):
+            case Step.PING:
+                self.yamux.ping(int(now) & 0xFFFFFFFF)
+                self.wake_writer()
+            case Step.GIVE_UP:
+                self.drop("the peer gave no sign of life")
+            case Step.WAIT:
+                pass
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of the peer that nobody has read yet."""
+        return self._unread
+
+    # What streams call
+
+    def wake_writer(self) -> None:
+        """There may be something to send."""
+        self._outbox_ready.set()
+
+    def unread(self, change: int) -> None:
+        """So many more (or fewer) bytes wait to be read."""
+        self._unread += change
+        self._keeper.unread(change)
+
+    def forget(self, stream_id: int) -> None:
+        """The stream takes no more events."""
+        self._streams.pop(stream_id, None)
+
+    # Tasks
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run a task; the connection ends with it, and its error ends here."""
+        try:
+            await task()
+        except BrokenConnection as error:
+            self.reason = self.reason or str(error)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.reason = self.reason or "the peer went away"
+        self._closing = True
+        self._scope.cancel()
+
+    async def _read(self) -> None:
+        plaintext = self._leftover or self._tls.decrypt(b"")
+        self._leftover = b""
+        while True:
+            try:
+                if plaintext:
+                    self._dispatch(self.yamux.receive(plaintext))
+            except YamuxError:
+                self.yamux.go_away(GO_AWAY_PROTOCOL_ERROR)
+                raise
+            finally:
+                if self.yamux.has_output or self._tls.has_output:
+                    self.wake_writer()
+            data = await self._transport.receive_some(READ_CHUNK)
+            if not data:
+                raise BrokenConnection("the peer closed the connection")
+            self.keepalive.heard(trio.current_time())
+            plaintext = self._tls.decrypt(bytes(data))
+
+    async def _write(self) -> None:
+        while True:
+            await self._outbox_ready.wait()
+            self._outbox_ready = trio.Event()
+            while self.yamux.has_output or self._tls.has_output:
+                await self._send()
+                for channel in tuple(self._streams.values()):
+                    channel.on_room()
+            if self._closing:
+                return
+
+    async def _send(self) -> None:
+        if self.yamux.has_output:
+            self._tls.encrypt(self.yamux.take_output())
+        self._writing = True
+        self.keepalive.write_started(trio.current_time())
+        await self._transport.send_all(self._tls.take_output())
+        self.keepalive.write_ended()
+        self._writing = False
+
+    async def _finish(self) -> None:
+        """The end of everything: streams learn of it, the peer gets the last words, memory is freed."""
+        self._closing = True
+        self.reason = self.reason or "the host was stopped"
+        for channel in tuple(self._streams.values()):
+            channel.on_broken(f"the connection ended: {self.reason}")
+        if isinstance(self._identify, str):
+            self._identify = f"the connection ended: {self.reason}"
+        self._identified.set()
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
+                await self._last_words()
+        finally:
+            self._tls.close()
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(self._transport)
+            self._closed.set()
+
+    async def _last_words(self) -> None:
+        if self._writing:
+            return  # half a record is on its way; anything after it would be garbage
+        try:
+            self.yamux.go_away(GO_AWAY_NORMAL)
+            self._tls.encrypt(self.yamux.take_output())
+            self._tls.say_goodbye()
+            await self._transport.send_all(self._tls.take_output())
+        except (BrokenConnection, trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the peer is gone already
+
+    # Events
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Opened):
+                self._on_opened(event.stream_id)
+                continue
+            if isinstance(event, GoneAway):
+                self.draining = True
+                continue
+            channel = self._streams.get(event.stream_id)
+            if channel is None:
+                continue
+            match event:
+                case Data():
+                    self.last_used = trio.current_time()
+                    channel.on_data(event.data)
+                case Finished():
+                    channel.on_end()
+                case Reset():
+                    channel.on_broken("the peer reset the stream")
+                case WindowGrown():
+                    channel.on_room()
+
+    def _on_opened(self, stream_id: int) -> None:
+        if self._nursery is None or not self._keeper.take_inbound_stream():
+            self.yamux.reset(stream_id)
+            return
+        self._nursery.start_soon(self._serve, self._channel(stream_id))
+
+    def _channel(self, stream_id: int) -> Channel:
+        channel = Channel(self, stream_id)
+        self._streams[stream_id] = channel
+        return channel
+
+    async def _serve(self, channel: Channel) -> None:
+        """Agree on a protocol with the peer that opened a stream, and let its handler go on."""
+        protocol = "no protocol yet"
+        try:
+            with trio.fail_after(NEGOTIATION_TIMEOUT):
+                protocol = await self._agree(channel)
+            await self._handler(protocol)(Stream(self, channel, protocol, outbound=False))
+            channel.abandon()
+        except (Libp2pError, trio.TooSlowError) as error:
+            _log.debug("a stream of %s for %s ended: %s", self.peer_id, protocol, error)
+        except Exception:  # noqa: BLE001 - a handler's mistake must cost one stream and not the connection
+            _log.exception("the handler of %s failed for %s", protocol, self.peer_id)
+        finally:
+            channel.reset("the stream was reset")
+            self._keeper.drop_inbound_stream()
+
+    async def _agree(self, channel: Channel) -> str:
+        responder = Responder({*self._keeper.handlers, IDENTIFY_PUSH})
+        while True:
+            before = len(channel.buffer)
+            try:
+                answer, agreed = responder.receive(channel.buffer)
+            except MultistreamError as error:
+                raise StreamError(str(error)) from error
+            finally:
+                channel.taken(before - len(channel.buffer))
+            if answer:
+                await channel.write(answer)
+            if agreed is not None:
+                return agreed
+            if not await channel.wait_readable():
+                raise StreamError("the peer ended the stream before it named a protocol")
+
+    def _handler(self, protocol: str) -> StreamHandler:
+        return self._take_push if protocol == IDENTIFY_PUSH else self._keeper.handlers[protocol]
+
+    # identify
+
+    async def _ask_identify(self) -> None:
+        try:
+            with trio.fail_after(IDENTIFY_TIMEOUT):
+                async with await self.open_stream(IDENTIFY) as stream:
+                    await self._take_identify(stream, Identify(self.peer_id))
+        except (StreamError, InvalidIdentify) as error:
+            self._identify = f"the peer does not identify itself: {error}"
+        except trio.TooSlowError:
+            self._identify = "the peer does not identify itself in time"
+        self._identified.set()
+
+    async def _take_push(self, stream: Stream) -> None:
+        with trio.fail_after(IDENTIFY_TIMEOUT):
+            await self._identified.wait()
+            known = self._identify
+            await self._take_identify(stream, known if isinstance(known, Identify) else Identify(self.peer_id))
+
+    async def _take_identify(self, stream: Stream, known: Identify) -> None:
+        message = await stream.read_frame(MAX_MESSAGE)
+        if message is None:
+            raise StreamError("the peer ended the stream without a word")
+        self._identify = parse_identify(message, known)
