@@ -19,7 +19,7 @@ FETCH_TIMEOUT = 240.0  # seconds
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab(disk=True) as laboratory:
+    with Lab(need=3 * SIZE) as laboratory:
         yield laboratory
 
 

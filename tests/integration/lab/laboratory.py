@@ -21,18 +21,20 @@ from tests.integration.lab.upstream import Registry
 UPSTREAM = 250  # the last byte of the upstream's address
 MAXIMUM_NODES = 9
 SHARED_MEMORY = Path("/dev/shm")
-ENOUGH = 6 << 30  # bytes of free shared memory that the tests may rely on
+ENOUGH = 5 << 30  # bytes of memory that must be free for a laboratory to lie there
 # Names without a dot or a port are not registries to containerd; the port is part of the name.
 REGISTRY = "registry.lab:5000"
 _OURS = re.compile(r"peili-(\d+)-.+")
 
 
-def base_directory(*, disk: bool = False) -> Path:
-    """Where a laboratory keeps its files: in memory, where there is enough of it and `disk` is not asked for."""
+def base_directory(need: int) -> Path:
+    """Where a laboratory keeps its files: in memory, where there is enough of it, else on the disk."""
     if given := os.environ.get("PEILI_LAB_DIRECTORY"):
         return Path(given)
-    with contextlib.suppress(OSError):
-        if not disk and shutil.disk_usage(SHARED_MEMORY).free > ENOUGH:
+    with contextlib.suppress(OSError, KeyError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        available = {words[0]: int(words[1]) * 1024 for words in lines}["MemAvailable:"]
+        if min(available, shutil.disk_usage(SHARED_MEMORY).free) > need:
             return SHARED_MEMORY
     return Path("/var/tmp")
 
@@ -40,8 +42,8 @@ def base_directory(*, disk: bool = False) -> Path:
 class Lab:
     """Use it in a `with`."""
 
-    def __init__(self, *, disk: bool = False) -> None:
-        base = base_directory(disk=disk)
+    def __init__(self, *, need: int = ENOUGH) -> None:
+        base = base_directory(need)
         _sweep(base)
         self.network = Network()
         self.directory = Path(tempfile.mkdtemp(prefix=f"peili-{os.getpid()}-", dir=base))

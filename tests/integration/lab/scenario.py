@@ -11,10 +11,9 @@ from pathlib import Path
 
 import grpc
 from tests.integration.lab.containerd import NAMESPACE, Containerd
-from tests.integration.lab.cri import message, text, varint
-from tests.integration.lab.images import Image
+from tests.integration.lab.cri import CALL_TIMEOUT, message, text, varint
+from tests.integration.lab.images import Blob, Image
 from tests.integration.lab.node import OFFER_TIMEOUT, Node
-from tests.integration.lab.processes import command
 from tests.integration.lab.upstream import Registry
 from tests.integration.lab.waiting import wait_until
 
@@ -97,43 +96,53 @@ def layout_tar(path: Path, image: Image, reference: str) -> Path:
 
 
 def build(node: Node, image: Image, reference: str) -> None:
-    """Do what a builder does (buildkit, nerdctl): write the content, then the image's name, and nothing else."""
+    """Do what a builder does (buildkit, nerdctl): write the content under a lease, then the image's name."""
     containerd = node.containerd
+    lease = f"build-{image.top.digest}"
+    call(containerd, "leases.v1.Leases/Create", text(1, lease))
     for blob in (*image.layers, image.config, *reversed(image.manifests)):
-        children = [] if blob.digest not in _manifest_digests(image) else _children(image, blob.digest)
-        labels = [f"containerd.io/gc.ref.content.{number}={digest}" for number, digest in enumerate(children)]
-        _ingest(node, blob.path, blob.digest, blob.size)
-        if labels:
-            containerd.ctr("content", "label", blob.digest, *labels)
+        children = _children(image, blob.digest)
+        labels = {f"containerd.io/gc.ref.content.{number}": digest for number, digest in enumerate(children)}
+        _write(containerd, blob, labels, lease)
     target = text(1, image.top.media_type) + text(2, image.top.digest) + _number(3, image.top.size)
-    _call(
-        containerd,
-        "containerd.services.images.v1.Images/Create",
-        message(1, text(1, reference) + message(3, target)),
-    )
-
-
-def _manifest_digests(image: Image) -> set[str]:
-    return {blob.digest for blob in image.manifests}
+    call(containerd, "images.v1.Images/Create", message(1, text(1, reference) + message(3, target)))
+    call(containerd, "leases.v1.Leases/Delete", text(1, lease))
 
 
 def _children(image: Image, digest: str) -> list[str]:
-    below = [blob.digest for blob in (image.config, *image.layers)]
-    return below if digest == image.manifest.digest else [image.manifest.digest]
+    """What a manifest or an index names, for its labels."""
+    if digest == image.manifest.digest:
+        return [blob.digest for blob in (image.config, *image.layers)]
+    return [image.manifest.digest] if digest == image.top.digest else []
 
 
-def _ingest(node: Node, path: Path, digest: str, size: int) -> None:
-    """`ctr content ingest` reads the blob from its standard input."""
-    ctr = node.containerd.ctr_words("content", "ingest", "--expected-digest", digest, "--expected-size", str(size))
-    command("sh", "-c", 'file=$1; shift; exec "$@" < "$file"', "sh", str(path), *ctr, f"built-{digest}")
+def _write(containerd: Containerd, blob: Blob, labels: dict[str, str], lease: str) -> None:
+    """Write a blob in one message and commit it (services/content/v1, WriteContentRequest)."""
+    fields = [
+        _number(1, 2),  # action: COMMIT
+        text(2, f"build-{blob.digest}"),
+        _number(3, blob.size),
+        text(4, blob.digest),
+        message(6, blob.path.read_bytes()),
+        *(message(7, text(1, name) + text(2, value)) for name, value in labels.items()),
+    ]
+    with _api(containerd) as channel:
+        write = channel.stream_stream("/containerd.services.content.v1.Content/Write")
+        metadata = [("containerd-namespace", NAMESPACE), ("containerd-lease", lease)]
+        for _ in write(iter([b"".join(fields)]), timeout=CALL_TIMEOUT, metadata=metadata):
+            pass
 
 
 def _number(field: int, value: int) -> bytes:
     return varint(field << 3) + varint(value)
 
 
-def _call(containerd: Containerd, method: str, request: bytes) -> None:
-    """One call of containerd's own API, in the CRI's namespace."""
-    with grpc.insecure_channel(f"unix://{containerd.socket}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+def _api(containerd: Containerd) -> grpc.Channel:
+    return grpc.insecure_channel(f"unix://{containerd.socket}", options=[("grpc.enable_http_proxy", 0)])
+
+
+def call(containerd: Containerd, method: str, request: bytes) -> None:
+    """One call of containerd's own API, in the CRI's namespace; `method` below containerd.services."""
+    with _api(containerd) as channel:
         metadata = [("containerd-namespace", NAMESPACE)]
-        channel.unary_unary(f"/{method}")(request, timeout=20, metadata=metadata)
+        channel.unary_unary(f"/containerd.services.{method}")(request, timeout=CALL_TIMEOUT, metadata=metadata)
