@@ -35,12 +35,12 @@ async def discover_root(client: Client, given: Path | None) -> Path:
         root, source = (
             (exported, "containerd names") if exported is not None else (DEFAULT_ROOT, "is containerd's default")
         )
-    if not root.is_dir():
+    if not root.is_dir() and not root.parent.is_dir():  # containerd 1.7 and newer create it with the first blob
         raise StoreError(
             f"the content directory {root} ({source} it) is not here: mount it at this path, or say where it is "
             "with --containerd-content-path"
         )
-    if not os.access(root, os.R_OK | os.X_OK):
+    if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):
         raise StoreError(f"the content directory {root} cannot be read: run Peili as root, as containerd does")
     return root
 
@@ -98,14 +98,12 @@ def read_manifests(root: Path, items: Sequence[Unread]) -> list[tuple[Unread, Ma
 def watch_content(watcher: Watcher, root: Path) -> dict[int, str]:
     """Watch the directories that are there: watch number -> algorithm, empty for those above. Raise CannotWatch.
 
-    A fresh containerd has no `blobs/sha256` before its first commit: its parents say when it comes.
+    A fresh containerd makes these directories with its first blob: each one's parent, watched before it is looked
+    for, says when it comes.
     """
     watched = {}
-    for directory, algorithm in (
-        (root, ""),
-        (root / "blobs", ""),
-        *((root / "blobs" / algorithm, algorithm) for algorithm in ALGORITHMS),
-    ):
+    above = [(directory, "") for directory in (root.parent, root, root / "blobs")]
+    for directory, algorithm in [*above, *((root / "blobs" / algorithm, algorithm) for algorithm in ALGORITHMS)]:
         try:
             watched[watcher.add(directory, _COMMITTED_OR_GONE)] = algorithm
         except CannotWatch:

@@ -1,0 +1,234 @@
+"""A real containerd for one test, with everything of its own, and a registry on loopback that it can pull from."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+import trio
+
+from peili.containerd.cri import Cri
+from peili.containerd.errors import ContainerdError
+from peili.demo.images import CONTAINERD_NAME, Image, Layout
+
+READY_SECONDS = 60.0
+REGISTRY = "registry.test"
+_CACHE = Path(os.environ.get("PEILI_TEST_CACHE", "/var/cache/peili-test"))
+_DISABLED = (
+    "io.containerd.nri.v1.nri",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    *(f"io.containerd.snapshotter.v1.{name}" for name in ("btrfs", "zfs", "devmapper", "blockfile", "erofs")),
+)
+
+
+def binaries() -> list[Path]:
+    """The containerds to test with: the one that PEILI_TEST_CONTAINERD names, else all that are here."""
+    named = os.environ.get("PEILI_TEST_CONTAINERD")
+    if named:
+        return [Path(named)]
+    known = [Path("/usr/bin"), *(_CACHE / suite / "usr" / "bin" for suite in ("trixie", "sid"))]
+    return [directory / "containerd" for directory in known if (directory / "containerd").exists()] or [
+        Path("/usr/bin/containerd")
+    ]
+
+
+def binary_id(binary: Path) -> str:
+    """A short name for a test's id."""
+    return binary.parts[-4] if binary.is_relative_to(_CACHE) else "installed"
+
+
+def require(binary: Path) -> None:
+    """Skip with a reason where this cannot run; fail instead where PEILI_REQUIRE_CONTAINERD is 1."""
+    if os.geteuid() != 0:
+        reason = "a real containerd needs root"
+    elif not binary.exists() or shutil.which("setpriv") is None:
+        reason = f"{binary} or setpriv is missing"
+    else:
+        return
+    if os.environ.get("PEILI_REQUIRE_CONTAINERD") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class RealContainerd:
+    """A containerd under `directory`; `start` and `stop` may alternate."""
+
+    def __init__(self, binary: Path, directory: Path) -> None:
+        self.binary = binary
+        self.directory = directory
+        self.socket = directory / "c.sock"
+        self.content = directory / "root" / "io.containerd.content.v1.content"
+        self.hosts = directory / "certs.d"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.hosts.mkdir(parents=True)
+        (directory / "config.toml").write_text(self._config())
+
+    def start(self) -> None:
+        """Start the process; `wait_ready` waits for its CRI."""
+        path = f"{self.binary.parent}:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+        self._process = _spawn(
+            ["setpriv", "--pdeathsig", "KILL", str(self.binary), "--config", str(self.directory / "config.toml")],
+            self.directory / "log",
+            {**os.environ, "PATH": path},
+        )
+
+    async def wait_ready(self) -> None:
+        """Wait until the CRI answers."""
+        with trio.fail_after(READY_SECONDS), Cri(self.socket) as cri:
+            while True:
+                assert self._process is not None
+                assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
+                try:
+                    await cri.images()
+                    return
+                except ContainerdError:
+                    await trio.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the process and wait for its end."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def ctr(self, *words: str, namespace: str = "k8s.io", stdin: bytes = b"") -> str:
+        """Run this version's ctr and return what it printed."""
+        ctr = [str(self.binary.with_name("ctr")), "--address", str(self.socket), "-n", namespace, *words]
+        done = subprocess.run(ctr, input=stdin, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        return done.stdout.decode()
+
+    def import_image(self, name: str, image: Image, namespace: str = "k8s.io") -> None:
+        """Import an image through ctr."""
+        directory = self.directory / f"layout-{time.monotonic_ns()}"
+        layout = Layout(directory)
+        layout.add(name, image, annotation=CONTAINERD_NAME)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.add(directory, arcname=".")
+        self.ctr(
+            "images", "import", "--all-platforms", "--no-unpack", "-", namespace=namespace, stdin=buffer.getvalue()
+        )
+
+    def path(self, digest: object) -> Path:
+        """Where a blob lies."""
+        return self.content / "blobs" / str(digest).replace(":", "/")
+
+    def use_registry(self, registry: Registry) -> None:
+        """Let images of `registry.test` come from there."""
+        directory = self.hosts / REGISTRY
+        directory.mkdir(exist_ok=True)
+        (directory / "hosts.toml").write_text(
+            f'server = "{registry.url}"\n\n[host."{registry.url}"]\n  capabilities = ["pull", "resolve"]\n'
+        )
+
+    def _config(self) -> str:
+        directory = self.directory
+        common = {"root": f"{directory}/root", "state": f"{directory}/state", "disabled_plugins": list(_DISABLED)}
+        lines = ["version = 2", *(f"{key} = {json.dumps(value)}" for key, value in common.items())]
+        return "\n".join(
+            [
+                *lines,
+                "[grpc]",
+                f'address = "{self.socket}"',
+                "[ttrpc]",
+                f'address = "{self.socket}.ttrpc"',
+                '[plugins."io.containerd.internal.v1.opt"]',
+                f'path = "{directory}/opt"',
+                '[plugins."io.containerd.grpc.v1.cri"]',
+                "stream_server_port = '0'",
+                '[plugins."io.containerd.grpc.v1.cri".registry]',
+                f'config_path = "{self.hosts}"',
+                "",
+            ]
+        )
+
+
+def _spawn(words: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    out: BinaryIO
+    with log.open("ab") as out:
+        return subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(environment))
+
+
+@contextmanager
+def running(binary: Path, directory: Path) -> Iterator[RealContainerd]:
+    """A started containerd; its end is waited for."""
+    require(binary)
+    directory.mkdir(parents=True, exist_ok=True)
+    containerd = RealContainerd(binary, directory)
+    containerd.start()
+    try:
+        yield containerd
+    finally:
+        containerd.stop()
+
+
+class Registry:
+    """Images by `repository:tag`, over plain HTTP as far as a pull needs it."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, tuple[bytes, str]] = {}
+        self.tags: dict[str, str] = {}
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0].removeprefix("/v2/")
+                repository, _, name = path.replace("/manifests/", "\0").replace("/blobs/", "\0").partition("\0")
+                digest = registry.tags.get(f"{repository}:{name}", name)
+                content, media_type = registry.blobs.get(digest, (b"", ""))
+                self.send_response(200 if media_type else 404)
+                self.send_header("Content-Length", str(len(content)))
+                if media_type:
+                    self.send_header("Content-Type", media_type)
+                    self.send_header("Docker-Content-Digest", digest)
+                self.end_headers()
+                if self.command == "GET":
+                    self.wfile.write(content)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def add(self, name: str, image: Image) -> None:
+        """Offer an image as `registry.test/<name>`."""
+        for digest, content in image.blobs.items():
+            self.blobs[str(digest)] = (content, "application/octet-stream")
+        for part in (image, *image.parts):
+            described = part.descriptor
+            self.blobs[str(described.digest)] = (image.blobs[described.digest], described.media_type)
+        self.tags[name] = str(image.descriptor.digest)
+
+    def __enter__(self) -> Registry:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
