@@ -91,10 +91,7 @@ def _block(base: HostsFile, addition: Addition, known: Mapping[str, Table]) -> s
     lines = [BEGIN]
     if addition.server is not None and "server" not in base.data:
         lines.append(f"server = {write_string(addition.server)}")
-    if addition.ca and "ca" not in base.data:
-        lines.append(f"ca = {write_value(list(addition.ca))}")
-    if addition.client and "client" not in base.data:
-        lines.append(f"client = {write_value([list(pair) for pair in addition.client])}")
+    lines += write_certificates(addition.ca, addition.client).splitlines()
     for host in addition.hosts:
         lines += ["", _host_table(host.url, _our_table(host, known.get(same_host(host.url), {})))]
     return "\n".join([*lines, END]) + "\n"
@@ -148,6 +145,7 @@ def strip(current: HostsFile, original: HostsFile, ours: Collection[str], *, rep
     begin = next((i for i, found in enumerate(current.statements) if is_begin(found)), None)
     end = next((i for i, found in enumerate(current.statements) if is_end(found)), None)
     inside = range(begin, end + 1) if begin is not None and end is not None and begin < end else range(0)
+    inside = _with_gap(current.statements, inside)
     spellings = {same_host(url) for url in ours}
     kept = [
         statement
@@ -165,6 +163,18 @@ def strip(current: HostsFile, original: HostsFile, ours: Collection[str], *, rep
         if same_host(url) not in present and (replaced or same_host(url) in spellings)
     ]
     return _insert(rest.statements, "\n".join(back) + "\n") if back else rest.text
+
+
+def _with_gap(statements: Sequence[Statement], inside: range) -> range:
+    """The block with the empty line that set it apart."""
+    if not inside:
+        return inside
+    first, last = inside[0], inside[-1]
+    if last + 1 < len(statements) and statements[last + 1].kind is Kind.BLANK:
+        return range(first, last + 2)
+    if last + 1 == len(statements) and first and statements[first - 1].kind is Kind.BLANK:
+        return range(first - 1, last + 1)
+    return inside
 
 
 def _goes_to(statement: Statement, spellings: Collection[str]) -> bool:
@@ -216,3 +226,13 @@ def docker_certificates(names: Collection[str]) -> tuple[tuple[str, ...], tuple[
         key = name.removesuffix(".cert") + ".key"
         clients.append((name, key if key in names else name))
     return ca, tuple(clients)
+
+
+def write_certificates(ca: Sequence[str], client: Sequence[tuple[str, str]], prefix: str = "") -> str:
+    """The top-level lines that name these files, each with `prefix` before its name."""
+    lines = []
+    if ca:
+        lines.append(f"ca = {write_value([prefix + name for name in ca])}\n")
+    if client:
+        lines.append(f"client = {write_value([[prefix + name for name in pair] for pair in client])}\n")
+    return "".join(lines)
