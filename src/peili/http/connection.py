@@ -153,10 +153,12 @@ class Connection:
                 event = await self._next_event()
                 if not isinstance(event, h11.Request):
                     return None
+                if event.method == b"CONNECT":  # this server is no proxy; a 2xx to it would end HTTP here
+                    raise _Refusal(501, "CONNECT is not understood here")
                 await self._discard_body(event)
                 return self._request(event)
         except h11.RemoteProtocolError as error:
-            raise _Refusal(error.error_status_hint, f"not a request: {error}") from error
+            raise _Refusal(error.error_status_hint, f"not a request: {error}"[:200]) from error
         return None  # too slow: a slow head gets a FIN and nothing else
 
     def _request(self, event: h11.Request) -> Request:
