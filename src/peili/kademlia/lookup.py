@@ -153,46 +153,36 @@ class Lookup:
     def _nearest(self, now: float) -> tuple[list[_Candidate], bool]:
         """Whom to ask of the nearest that count, and whether an answer of theirs is still missing.
 
-        Failed, slow and doubtful peers are passed over, so that the next nearest takes their place.
+        Failed, slow and doubtful peers are passed over, so that the next nearest takes their place, and so are
+        those beyond the first two on one unproven peer's word: as good as disjoint paths against a liar who names
+        twenty invented peers, and it costs nothing.
         """
         wanted: list[_Candidate] = []
+        unproven: list[_Source] = []
         counted = answered = 0
         for candidate in self._order:
             if counted >= self._needed:
                 break
             if candidate.state is _State.ANSWERED:
                 answered += 1
-            elif candidate.state is _State.UNASKED and not self._is_doubtful(candidate, now):
-                wanted.append(candidate)
-            elif candidate.state is not _State.ASKED or self._is_slow(candidate, now):
+            elif not self._is_hopeful(candidate, now):
                 continue
+            elif candidate.source is not None and candidate.source.score <= 0:
+                if unproven.count(candidate.source) >= self._settings.from_one_source:
+                    continue
+                unproven.append(candidate.source)
+            if candidate.state is _State.UNASKED:
+                wanted.append(candidate)
             counted += 1
         if not wanted and self._answers < self._settings.enough_answers and not self._quick(now):
             wanted = [c for c in self._order if c.state is _State.UNASKED]  # the last resorts
         return wanted, answered < self._needed
 
     def _choose(self, wanted: list[_Candidate], now: float) -> list[_Candidate]:
-        """The nearest of those wanted, as many as alpha allows, not too many on one unproven peer's word.
-
-        That is as good as disjoint paths against a liar who names twenty invented peers, and costs nothing.
-        """
+        """The nearest of those wanted, as many as alpha and the other limits allow."""
         settings = self._settings
-        if not wanted:
-            return []
-        quick = self._quick(now)
-        room = min(
-            settings.alpha - len(quick), settings.most_in_flight - len(self._in_flight), MAX_ASKED - self.asked
-        )
-        sources = [candidate.source for candidate in quick]
-        chosen: list[_Candidate] = []
-        for candidate in wanted:
-            if len(chosen) >= room:
-                break
-            source = candidate.source
-            if source is None or source.score > 0 or sources.count(source) < settings.from_one_source:
-                sources.append(source)
-                chosen.append(candidate)
-        return chosen
+        in_flight = min(settings.alpha - len(self._quick(now)), settings.most_in_flight - len(self._in_flight))
+        return wanted[: max(0, min(in_flight, MAX_ASKED - self.asked))]
 
     def _quick(self, now: float) -> list[_Candidate]:
         return [candidate for candidate in self._in_flight.values() if not self._is_slow(candidate, now)]
@@ -200,15 +190,20 @@ class Lookup:
     def _is_slow(self, candidate: _Candidate, now: float) -> bool:
         return now >= candidate.asked_at + self._settings.slow_after
 
-    def _is_doubtful(self, candidate: _Candidate, now: float) -> bool:
-        """Suspects, and those known only from one whose word led to failures or to slow peers."""
-        if candidate.suspect:
-            return True
-        source = candidate.source
+    def _is_hopeful(self, candidate: _Candidate, now: float) -> bool:
+        """Whether an answer of this peer, asked or not yet asked, is worth waiting for."""
+        if candidate.state is _State.ASKED:
+            return not self._is_slow(candidate, now)
+        return (
+            candidate.state is _State.UNASKED and not candidate.suspect and self._is_believed(candidate.source, now)
+        )
+
+    def _is_believed(self, source: _Source | None, now: float) -> bool:
+        """Whether a peer's word is worth following: not after it led to failures, or to slow peers."""
         if source is None or source.score > 0:
-            return False
+            return True
         slow = sum(other.source is source and self._is_slow(other, now) for other in self._in_flight.values())
-        return slow - source.score >= self._settings.from_one_source
+        return slow - source.score < self._settings.from_one_source
 
     def _out_of_patience(self, now: float) -> bool:
         """Whether somebody answered and only late ones are waited for; with no answer, the timeout counts."""
@@ -231,7 +226,7 @@ class Lookup:
         Counted also after its timeout, and after Done; an answer of a peer that was not asked says nothing.
         """
         candidate = self._candidates.get(peer_id)
-        if candidate is None or candidate.state in {_State.UNASKED, _State.ANSWERED}:
+        if candidate is None or candidate.state in (_State.UNASKED, _State.ANSWERED):
             return []
         if candidate.source is not None:
             candidate.source.score += 1
@@ -308,7 +303,7 @@ class Lookup:
 
     def known(self) -> list[Contact]:
         """Everybody met who answered or was not asked, without suspects, nearest first: hints, for planning."""
-        hopeful = {_State.UNASKED, _State.ANSWERED}
+        hopeful = (_State.UNASKED, _State.ANSWERED)
         return [c.contact for c in self._order if c.state in hopeful and not c.suspect]
 
     @property

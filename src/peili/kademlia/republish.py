@@ -123,7 +123,7 @@ class Republisher:
         by_prefix: defaultdict[int, list[bytes]] = defaultdict(list)
         for number in numbers:
             entry = self._entries[number]
-            by_prefix[int.from_bytes(entry[:DIGEST_LENGTH], "big") >> shift].append(entry[DIGEST_LENGTH:])
+            by_prefix[_where(entry) >> shift].append(entry[DIGEST_LENGTH:])
         chunks = [chunk for keys in by_prefix.values() for chunk in _chunks(keys)]
         return [Region(chunk[len(chunk) // 2], chunk) for chunk in chunks]
 
@@ -133,7 +133,7 @@ class Republisher:
         for key in keys:
             at = self._index(key)
             if at is not None:
-                where = int.from_bytes(self._entries[at][:DIGEST_LENGTH], "big")
+                where = _where(self._entries[at])
                 moment = (where * slices // _SPACE + 1) / slices * self._interval
                 soonest = now + self._interval / 2
                 self._next[at] = moment + ceil((soonest - moment) / self._interval) * self._interval
@@ -164,7 +164,9 @@ class Republisher:
         """Ask `choose` for the keys near a peer, in growing subtrees, until one has none that concerns it."""
         where = position(peer_id)
         low = high = bisect_left(self._entries, where.to_bytes(DIGEST_LENGTH, "big"))
-        for bits in range(POSITION_BITS + 1):
+        while low > 0 or high < len(self._entries):
+            beside = self._entries[max(low - 1, 0) : low] + self._entries[high : high + 1]
+            bits = min((_where(entry) ^ where).bit_length() for entry in beside)
             start, end = self._subtree(where, bits)
             ring = self._entries[start:low] + self._entries[high:end]
             low, high = start, end
@@ -172,7 +174,7 @@ class Republisher:
             for chunk in _chunks(ring, _CHECKED_AT_ONCE):
                 chosen: defaultdict[bytes, list[bytes]] = defaultdict(list)
                 for entry in chunk:
-                    peer = choose(int.from_bytes(entry[:DIGEST_LENGTH], "big"))
+                    peer = choose(_where(entry))
                     if peer is not None:
                         chosen[peer].append(entry[DIGEST_LENGTH:])
                 for peer, keys in chosen.items():
@@ -204,6 +206,10 @@ def _entry(key: bytes) -> bytes:
     if len(key) != DIGEST_LENGTH:
         raise ValueError(f"a key is a digest of {DIGEST_LENGTH} bytes, not {len(key)}")
     return digest_position(key).to_bytes(DIGEST_LENGTH, "big") + key
+
+
+def _where(entry: bytes) -> int:
+    return int.from_bytes(entry[:DIGEST_LENGTH], "big")
 
 
 def _chunks(keys: list[bytes], size: int = MAX_KEYS) -> Iterator[tuple[bytes, ...]]:

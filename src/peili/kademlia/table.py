@@ -6,7 +6,6 @@ place is wanted while it is suspect, or when it stayed silent for MAX_FAILURES a
 
 from __future__ import annotations
 
-from heapq import nsmallest
 from random import Random
 from typing import Final
 
@@ -57,15 +56,19 @@ class RoutingTable:
         self._own_id = own_id
         self._own = position(own_id)
         self._k = k
-        self._buckets: dict[int, _Bucket] = {}  # only those that had a peer; at most POSITION_BITS
+        self._buckets: dict[int, _Bucket] = {}  # only those that had a peer; at most 257
+        self._neighbourhood = _Bucket()  # never has peers, only a time of refresh
         self._suspects = Suspects()
         self._count = 0
+        self._cache: dict[int, _Entry] | None = None
 
     def heard(self, contact: Contact, now: float) -> bool:
         """This peer answered a query: take it in or bring it back. True when it is new in the table."""
         if contact.id == self._own_id:
             return False
-        self._suspects.clear(contact.id)
+        if contact.id in self._suspects:
+            self._suspects.clear(contact.id)
+            self._cache = None
         where = position(contact.id)
         bucket = self._buckets.setdefault(common_prefix_length(self._own, where), _Bucket())
         known = bucket.members.pop(contact.id, None)
@@ -88,6 +91,7 @@ class RoutingTable:
                 return False
             del bucket.members[suspect]
             self._count -= 1
+        self._cache = None
         bucket.members[peer_id] = entry
         self._count += 1
         return True
@@ -111,6 +115,7 @@ class RoutingTable:
         fails it is more likely that this node is cut off than that all others died.
         """
         failures = self._suspects.mark(peer_id, now)
+        self._cache = None
         bucket = self._bucket_of(peer_id)
         if bucket is None:
             return
@@ -130,6 +135,7 @@ class RoutingTable:
     def _leave(self, bucket: _Bucket, peer_id: bytes) -> None:
         del bucket.members[peer_id]
         self._count -= 1
+        self._cache = None
         if bucket.waiting:
             replacement, entry = bucket.waiting.popitem()
             bucket.members[replacement] = entry
@@ -142,14 +148,17 @@ class RoutingTable:
         """Whether the last attempt failed lately (also for peers that are not in the table)."""
         return self._suspects.recent(peer_id, now)
 
-    def _members(self) -> list[_Entry]:
-        buckets = self._buckets.values()
-        return [entry for bucket in buckets for peer, entry in bucket.members.items() if peer not in self._suspects]
+    def _living(self) -> dict[int, _Entry]:
+        """Members that are not suspect, by position; kept until such change, for every answer needs it."""
+        if self._cache is None:
+            members = (pair for bucket in self._buckets.values() for pair in bucket.members.items())
+            self._cache = {entry.position: entry for peer, entry in members if peer not in self._suspects}
+        return self._cache
 
     def closest(self, target: int, count: int = K) -> list[Contact]:
         """The closest peers to a position, nearest first, without suspects."""
-        entries = nsmallest(count, self._members(), key=lambda entry: entry.position ^ target)
-        return [entry.contact for entry in entries]
+        living = self._living()
+        return [living[where].contact for where in sorted(living, key=target.__xor__)[:count]]
 
     def seeds(self, target: int, count: int = K) -> list[Contact]:
         """Where a lookup starts: the closest, then, where they are fewer than `count`, the closest suspects."""
@@ -157,8 +166,8 @@ class RoutingTable:
         if len(found) < count:
             every = (entry for bucket in self._buckets.values() for entry in bucket.members.values())
             doubtful = [entry for entry in every if entry.contact.id in self._suspects]
-            nearest = nsmallest(count - len(found), doubtful, key=lambda entry: entry.position ^ target)
-            found += [entry.contact for entry in nearest]
+            doubtful.sort(key=lambda entry: entry.position ^ target)
+            found += [entry.contact for entry in doubtful[: count - len(found)]]
         return found
 
     def get(self, peer_id: bytes) -> Contact | None:
@@ -169,7 +178,7 @@ class RoutingTable:
 
     def peers(self) -> list[Contact]:
         """All peers of the table, without suspects."""
-        return [entry.contact for entry in self._members()]
+        return [entry.contact for entry in self._living().values()]
 
     def to_check(self, now: float) -> list[Contact]:
         """Who should be pinged now: suspects with growing pauses, and those not heard of for CHECK_INTERVAL.
@@ -193,23 +202,33 @@ class RoutingTable:
     def to_refresh(self, now: float, random: Random) -> list[bytes]:
         """Keys (for FIND_NODE) of the buckets that no lookup went through for REFRESH_INTERVAL.
 
-        From the farthest bucket to the deepest one that has peers; the neighbourhood itself is refreshed by a
-        lookup of the own id, which is the caller's. Empty while the table is empty: bootstrap comes first.
+        From the farthest bucket to the neighbourhood, the k nearest, which one lookup of the own id refreshes
+        (any bytes are a key for FIND_NODE). Empty while the table is empty: bootstrap comes first.
         """
-        occupied = [shared for shared, bucket in self._buckets.items() if bucket.members]
-        deepest = min(max(occupied, default=-1), MAX_SEARCHED_PREFIX)
-        keys = []
-        for shared in range(deepest + 1):
+        beyond, shared, keys = self._count, 0, list[bytes]()
+        while beyond > self._k and shared <= MAX_SEARCHED_PREFIX:
             bucket = self._buckets.setdefault(shared, _Bucket())
-            if now >= bucket.refreshed + REFRESH_INTERVAL:
-                bucket.refreshed = now
+            if self._is_due(bucket, now):
                 keys.append(key_with_prefix(self._own, shared, random))
+            beyond -= len(bucket.members)
+            shared += 1
+        if self._count and self._is_due(self._neighbourhood, now):
+            keys.append(self._own_id)
         return keys
+
+    @staticmethod
+    def _is_due(bucket: _Bucket, now: float) -> bool:
+        if now < bucket.refreshed + REFRESH_INTERVAL:
+            return False
+        bucket.refreshed = now
+        return True
 
     def looked_up(self, target: int, now: float) -> None:
         """A lookup for this position ended: its bucket is fresh."""
         bucket = self._buckets.get(common_prefix_length(self._own, target))
-        if bucket is not None:
+        if target == self._own:
+            self._neighbourhood.refreshed = now
+        elif bucket is not None:
             bucket.refreshed = now
 
     @property
@@ -225,7 +244,7 @@ class RoutingTable:
         """
         if self.sees_everybody:
             return self._count + 1
-        ranks = sorted(entry.position ^ self._own for entry in self._members())[: self._k]
+        ranks = sorted(map(self._own.__xor__, self._living()))[: self._k]
         ratios = sorted((rank << POSITION_BITS) // max(far, 1) for rank, far in enumerate(ranks, start=1))
         return max(ratios[len(ratios) // 2], self._count) + 1 if ratios else 1
 

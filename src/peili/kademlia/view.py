@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from heapq import nsmallest
 from typing import Final
 
 from peili.kademlia.contact import Contact
@@ -21,7 +20,7 @@ class View:
         for contact in contacts:
             if len(self._contacts) < MAX_VIEW:
                 self._contacts.setdefault(contact.id, contact)
-        self._positions = [(position(peer_id), peer_id) for peer_id in self._contacts]
+        self._by_position = {position(peer_id): peer_id for peer_id in self._contacts}
 
     def __len__(self) -> int:
         return len(self._contacts)
@@ -31,5 +30,4 @@ class View:
 
     def closest(self, target: int) -> list[bytes]:
         """The ids of the (at most k) closest peers to a position, nearest first."""
-        nearest = nsmallest(self._k, self._positions, key=lambda pair: pair[0] ^ target)
-        return [peer_id for _, peer_id in nearest]
+        return [self._by_position[where] for where in sorted(self._by_position, key=target.__xor__)[: self._k]]
