@@ -97,6 +97,7 @@ class Node:
         """
         settings = self._settings
         async with (
+            self._closing_client(),
             _listening(settings.registry_address, "--registry-address") as registry_listeners,
             _listening(settings.operations_address, "--operations-address") as operations_listeners,
             trio.open_nursery() as nursery,
@@ -114,14 +115,20 @@ class Node:
             await self._end(router_scope, sync_scope)
             nursery.cancel_scope.cancel()
 
+    @asynccontextmanager
+    async def _closing_client(self) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with trio.move_on_after(_CLOSING, shield=True):
+                await self._client.aclose()
+
     async def _end(self, router_scope: trio.CancelScope, sync_scope: trio.CancelScope) -> None:
         _log.info("stopping", grace_seconds=self._settings.grace_period)
         self._state.draining = True
         sync_scope.cancel()
         router_scope.cancel()  # the router says goodbye on its way out, while transfers finish
         await self._registry.drain(self._settings.grace_period)
-        with trio.move_on_after(_CLOSING):
-            await self._client.aclose()
         _log.info("stopped")
 
     async def _run_router(self, task_status: trio.TaskStatus[trio.CancelScope]) -> None:

@@ -143,7 +143,7 @@ class Lookup:
             case _Named(provider):
                 if not resolved:
                     resolved.append(trio.current_time())
-                race.found(provider)
+                race.found(provider, trio.current_time())
             case _Exhausted():
                 race.exhausted()
             case _Lost(provider, failure):

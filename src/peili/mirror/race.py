@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from peili.mirror.history import History
 from peili.routing.protocol import Provider
 
+# A provider that failed lately is asked first only when no better one is named within this time, in seconds.
+PATIENCE = 0.020
+
 
 @dataclass(frozen=True, slots=True)
 class RaceLimits:
@@ -55,6 +58,7 @@ class Race:
         self._limits = limits
         self._history = history
         self._found_by = now + limits.resolve_timeout
+        self._patient_until = math.inf
         self._excluded = frozenset(excluded)
         self._waiting: list[Provider] = []
         self._running: dict[str, float] = {}
@@ -67,10 +71,12 @@ class Race:
         """How many providers were asked."""
         return self._attempts
 
-    def found(self, provider: Provider) -> None:
+    def found(self, provider: Provider, now: float) -> None:
         """The router named a provider; a second naming and an excluded one count for nothing."""
         if provider.peer_id in self._excluded or provider.peer_id in self._known:
             return
+        if not self._known:
+            self._patient_until = now + PATIENCE
         self._known.add(provider.peer_id)
         self._waiting.append(provider)
 
@@ -100,6 +106,9 @@ class Race:
 
     def _step_with_nobody_asked(self, candidate: Provider | None, now: float) -> Step:
         if candidate is not None:
+            suspect = self._history.is_suspect(candidate.peer_id, now)
+            if suspect and not self._exhausted and now < self._patient_until:
+                return Wait(self._patient_until)
             return Start(candidate, hedge=False)
         if self._attempts >= self._limits.attempts:
             return GiveUp("attempts")

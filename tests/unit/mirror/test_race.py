@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from peili.mirror.history import UNKNOWN_HEDGE, History
-from peili.mirror.race import GiveUp, Race, RaceLimits, Start, Wait
+from peili.mirror.race import PATIENCE, GiveUp, Race, RaceLimits, Start, Wait
 from peili.routing.protocol import Provider
 
 FIRST, SECOND, THIRD = (Provider(name, "127.0.0.1", 5000) for name in ("first", "second", "third"))
@@ -19,7 +19,7 @@ def race(history: History | None = None, *, excluded: tuple[str, ...] = ()) -> R
 def test_a_provider_is_asked_as_soon_as_it_is_found() -> None:
     story = race()
     assert story.next_step(100.0) == Wait(100.25)
-    story.found(FIRST)
+    story.found(FIRST, 100.0)
     assert story.next_step(100.1) == Start(FIRST, hedge=False)
 
 
@@ -35,7 +35,7 @@ def test_nobody_to_be_found_is_a_give_up_at_once() -> None:
 
 def test_a_provider_that_is_being_asked_is_waited_for_beyond_the_resolve_timeout() -> None:
     story = race()
-    story.found(FIRST)
+    story.found(FIRST, 100.0)
     story.started(FIRST, 100.2)
     story.exhausted()
     assert story.next_step(101.0) == Wait(math.inf)
@@ -43,8 +43,8 @@ def test_a_provider_that_is_being_asked_is_waited_for_beyond_the_resolve_timeout
 
 def test_an_unknown_slow_provider_gets_company() -> None:
     story = race()
-    story.found(FIRST)
-    story.found(SECOND)
+    story.found(FIRST, 100.0)
+    story.found(SECOND, 100.0)
     story.started(FIRST, 100.0)
     assert story.next_step(100.0) == Wait(100.0 + UNKNOWN_HEDGE)
     assert story.next_step(100.0 + UNKNOWN_HEDGE) == Start(SECOND, hedge=True)
@@ -55,8 +55,8 @@ def test_a_slow_first_provider_gets_company_after_its_own_p90() -> None:
     for _ in range(20):
         history.answered("first", 0.02)
     story = race(history)
-    story.found(FIRST)
-    story.found(SECOND)
+    story.found(FIRST, 100.0)
+    story.found(SECOND, 100.0)
     story.started(FIRST, 100.0)
     assert story.next_step(100.019) == Wait(100.02)
     assert story.next_step(100.021) == Start(SECOND, hedge=True)
@@ -65,7 +65,7 @@ def test_a_slow_first_provider_gets_company_after_its_own_p90() -> None:
 def test_no_more_are_asked_at_once_than_allowed() -> None:
     story = race()
     for provider in (FIRST, SECOND, THIRD):
-        story.found(provider)
+        story.found(provider, 100.0)
     story.started(FIRST, 100.0)
     story.started(SECOND, 100.1)
     assert story.next_step(105.0) == Wait(math.inf)
@@ -75,11 +75,11 @@ def test_no_more_are_asked_at_once_than_allowed() -> None:
 
 def test_a_failed_provider_is_followed_by_the_next_and_then_by_nobody() -> None:
     story = race()
-    story.found(FIRST)
+    story.found(FIRST, 100.0)
     story.started(FIRST, 100.0)
     story.failed(FIRST)
-    story.found(FIRST)  # named again: counts for nothing
-    story.found(SECOND)
+    story.found(FIRST, 100.0)  # named again: counts for nothing
+    story.found(SECOND, 100.0)
     assert story.next_step(100.1) == Start(SECOND, hedge=False)
     story.started(SECOND, 100.1)
     story.failed(SECOND)
@@ -91,7 +91,7 @@ def test_a_failed_provider_is_followed_by_the_next_and_then_by_nobody() -> None:
 def test_the_number_of_attempts_is_bounded() -> None:
     story = race()
     for number in range(10):
-        story.found(Provider(str(number), "127.0.0.1", 5000))
+        story.found(Provider(str(number), "127.0.0.1", 5000), 100.0)
     for _ in range(3):
         step = story.next_step(100.0)
         assert isinstance(step, Start)
@@ -104,16 +104,28 @@ def test_one_that_failed_lately_is_asked_last() -> None:
     history = History()
     history.failed("first", 99.0)
     story = race(history)
-    story.found(FIRST)
-    story.found(SECOND)
+    story.found(FIRST, 100.0)
+    story.found(SECOND, 100.0)
     assert story.next_step(100.0) == Start(SECOND, hedge=False)
     story.started(SECOND, 100.0)
     story.failed(SECOND)
+    story.exhausted()
     assert story.next_step(100.0) == Start(FIRST, hedge=False)
 
 
 def test_excluded_providers_are_not_asked() -> None:
     story = race(excluded=("first",))
-    story.found(FIRST)
+    story.found(FIRST, 100.0)
     story.exhausted()
     assert story.next_step(100.0) == GiveUp("no_provider")
+
+
+def test_one_that_failed_lately_waits_a_moment_for_a_better_one() -> None:
+    history = History()
+    history.failed("first", 99.0)
+    story = race(history)
+    story.found(FIRST, 100.0)
+    assert story.next_step(100.0) == Wait(100.0 + PATIENCE)
+    assert story.next_step(100.0 + PATIENCE) == Start(FIRST, hedge=False)
+    story.exhausted()
+    assert story.next_step(100.0) == Start(FIRST, hedge=False)
