@@ -57,24 +57,34 @@ def files(draw: st.DrawFn) -> str:
         st.dictionaries(st.sampled_from(["server", "ca", "x", "é"]), values, max_size=3)
     ).items():
         line(f"{write_key((key,))} = {write_value(value if key != 'server' else 'https://s')}")
-    for url in draw(st.lists(urls, unique=True, max_size=4)):
+
+    def pairs(url: str, *prefix: str) -> list[str]:
         table: dict[str, Any] = draw(settings_of_a_host)
-        style = draw(
-            st.sampled_from(["header", "dotted", "inline"] if not any("[" in x[:3] for x in lines) else ["header"])
-        )
-        opened = any(entry.lstrip().startswith("[") for entry in lines)
-        if style == "header" or opened or not table:
-            line(f"[{write_key(('host', url))}]")
-            for key, value in table.items():
-                line(f"{write_key((key,))} = {write_value(value)}")
-            if draw(st.booleans()):
-                line(f"[ host . {write_key((url,))} .header ]")
-                line('x = """a\n[host.fake]\n"""')
-        elif style == "dotted":
-            for key, value in table.items():
-                line(f"{write_key(('host', url, key))} = {write_value(value)}")
-        else:
-            line(f"{write_key(('host', url))} = {write_value(table)}")
+        if not table or draw(st.booleans()):
+            return [f"{write_key((*prefix, url))} = {write_value(table)}"]
+        return [f"{write_key((*prefix, url, key))} = {write_value(value)}" for key, value in table.items()]
+
+    names = draw(st.lists(urls, unique=True, max_size=6))
+    styles = st.sampled_from(["table", draw(st.sampled_from(["top", "section"]))])  # TOML forbids both in one file
+    by_style: dict[str, list[str]] = {"top": [], "table": [], "section": []}
+    for url in names:
+        by_style[draw(styles)].append(url)
+    for text in draw(st.permutations([text for url in by_style["top"] for text in pairs(url, "host")])):
+        line(text)
+    section = draw(st.integers(0, len(by_style["table"])))
+    for place, url in enumerate([*by_style["table"], ""]):
+        if place == section and by_style["section"]:
+            line("[host]")
+            for text in draw(st.permutations([text for name in by_style["section"] for text in pairs(name)])):
+                line(text)
+        if not url:
+            continue
+        line(f"[{write_key(('host', url))}]")
+        for key, value in draw(settings_of_a_host).items():
+            line(f"{write_key((key,))} = {write_value(value)}")
+        if draw(st.booleans()):
+            line(f"[ host . {write_key((url,))} .header ]")
+            line('x = """a\n[host.fake]\n"""')
     text = "".join(lines)
     return text[:-1] if draw(st.booleans()) and text.endswith("\n") else text
 
@@ -115,7 +125,8 @@ def test_merging_puts_ours_first_and_changes_nothing_else(text: str) -> None:
     mine = {same_host(url) for url in OURS}
     assert list(after.hosts)[:2] == OURS
     others = {url: table for url, table in before.hosts.items() if same_host(url) not in mine}
-    assert same({url: after.hosts[url] for url in list(after.hosts)[2:]}, others)
+    assert {url: repr(after.hosts[url]) for url in list(after.hosts)[2:]} == {u: repr(t) for u, t in others.items()}
+    assert list(after.hosts)[2:] == list(others)
     assert same(
         {k: v for k, v in after.data.items() if k != "host"}, {k: v for k, v in before.data.items() if k != "host"}
     )

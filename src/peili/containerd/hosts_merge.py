@@ -1,9 +1,9 @@
 """Putting our hosts in front of what a hosts.toml says, and taking them out again: text in, text out.
 
 What we add stands in one block between two marker comments, directly before the first table: the top-level keys in
-front of it stay top-level keys, and our tables come first. containerd 2 sees a host only where a table header names
-it; 1.6 takes dotted and inline ones too. Where such a host stands at the top level it would come before ours, so it
-is written as a table behind ours, which every version understands.
+front of it stay top-level keys, and our tables come first. containerd 2 sees a host only where a table header
+names it; 1.6 takes dotted and inline ones too, and inline ones first of all, wherever they stand (seen on 1.6.20).
+So such hosts are written as tables, which every version understands, in the order of the file.
 """
 
 from __future__ import annotations
@@ -44,38 +44,58 @@ def merge(base: HostsFile, addition: Addition, *, replace: bool = False) -> str:
     A host of `base` that is also one of ours becomes ours and keeps its certificates and headers.
     """
     ours = {same_host(host.url) for host in addition.hosts}
-    kept = [statement for statement in base.statements if not _goes(statement, ours, replace)]
     known = {} if replace else {same_host(url): table for url, table in base.hosts.items()}
-    block = _block(base, addition, known)
-    moved = "" if replace else _moved(base, ours)
-    return _insert(kept, block + ("\n" + moved if moved else ""))
+    if replace:
+        return _insert([found for found in base.statements if not _is_host(found)], _block(base, addition, known))
+    above, kept = _as_tables([found for found in base.statements if not _names(found, ours)], ours)
+    return _insert(kept, _block(base, addition, known) + above)
 
 
-def _goes(statement: Statement, ours: Collection[str], replace: bool) -> bool:
-    """Whether the merged text leaves this statement out: it comes again in the block, behind it, or not at all."""
-    if statement.kind not in {Kind.HEADER, Kind.PAIR}:
-        return False
+def _is_host(statement: Statement) -> bool:
+    """Whether this is a part of the host table."""
+    return statement.kind in {Kind.HEADER, Kind.PAIR} and (*statement.section, *statement.key)[0] == "host"
+
+
+def _names(statement: Statement, hosts: Collection[str]) -> bool:
+    """Whether this is a part of one of these hosts, given as same_host writes them."""
     path = (*statement.section, *statement.key)
-    if path[0] != "host":
-        return False
-    if replace or statement.section == ():
-        return True
-    return len(path) > 1 and same_host(path[1]) in ours
+    return _is_host(statement) and len(path) > 1 and same_host(path[1]) in hosts
 
 
-def _moved(base: HostsFile, ours: Collection[str]) -> str:
-    """Hosts that the top level names by dotted keys or inline tables, written as tables."""
-    hosts: Table = {}
-    comments: list[str] = []
-    for statement in base.statements:
-        if statement.kind is Kind.PAIR and statement.section == () and statement.key[0] == "host":
-            parsed = tomllib.loads(statement.text)["host"]
-            _deep_update(hosts, parsed)
-            comments += [statement.comment] if statement.comment else []
-    tables = [
-        _host_table(url, table) for url, table in hosts.items() if is_table(table) and same_host(url) not in ours
+def _as_tables(statements: Sequence[Statement], ours: Collection[str]) -> tuple[str, list[Statement]]:
+    """Hosts by dotted keys and inline tables become tables, each where it was first named.
+
+    Those of the top level cannot stay there, for top-level keys may follow: they are the text, the rest the list.
+    """
+    hosts: dict[tuple[str, ...], Table] = {(): {}, ("host",): {}}
+    comments: dict[str, list[str]] = {}
+    kept: list[Statement] = []
+    for statement in statements:
+        known = hosts.get(statement.section)
+        if statement.kind is not Kind.PAIR or not _is_host(statement) or known is None:
+            kept.append(statement)
+            continue
+        found: Table = tomllib.loads(statement.text)
+        named = found if statement.section else found["host"]
+        assert is_table(named)
+        new = [url for url in named if url not in known and same_host(url) not in ours]
+        _deep_update(known, named)
+        comments.setdefault(next(iter(named), ""), []).extend([statement.comment] if statement.comment else [])
+        kept += [Statement(Kind.HEADER, "", ("host", url)) for url in new if statement.section]
+    written = [
+        Statement(Kind.HEADER, _commented(found.section[1], hosts[("host",)], comments), found.section)
+        if found.kind is Kind.HEADER and not found.text
+        else found
+        for found in kept
     ]
-    return "\n".join([*comments, *tables]) + "\n" if comments or tables else ""
+    above = "".join("\n" + _commented(url, hosts[()], comments) for url in hosts[()] if same_host(url) not in ours)
+    return above, written
+
+
+def _commented(url: str, hosts: Table, comments: Mapping[str, Sequence[str]]) -> str:
+    table = hosts[url]
+    assert is_table(table)
+    return "".join(f"{line}\n" for line in (*comments.get(url, ()), _host_table(url, table)))
 
 
 def _deep_update(target: Table, source: Mapping[str, object]) -> None:
@@ -153,7 +173,7 @@ def strip(current: HostsFile, original: HostsFile, ours: Collection[str], *, rep
         if i not in inside
         and not is_begin(statement)
         and not is_end(statement)
-        and not _goes_to(statement, spellings)
+        and not _names(statement, spellings)
     ]
     rest = parse_hosts("".join(statement.text for statement in kept))
     present = {same_host(url) for url in rest.hosts}
@@ -175,10 +195,6 @@ def _with_gap(statements: Sequence[Statement], inside: range) -> range:
     if last + 1 == len(statements) and first and statements[first - 1].kind is Kind.BLANK:
         return range(first - 1, last + 1)
     return inside
-
-
-def _goes_to(statement: Statement, spellings: Collection[str]) -> bool:
-    return bool(statement.section) and _goes(statement, spellings, replace=False)
 
 
 def inherited(default: HostsFile, prefix: str) -> str:

@@ -94,8 +94,29 @@ def test_a_host_spread_over_dotted_keys_and_a_table_stays_one() -> None:
     assert parse_hosts(after).hosts["a"] == {"ca": "x", "client": "y", "header": {"n": "v"}}
 
 
-def test_a_host_table_section_stays_behind_ours() -> None:
-    assert hosts(merged('[host]\n"https://a" = { capabilities = ["pull"] }\n')) == [OURS, "https://a"]
+def test_hosts_in_a_host_section_become_tables_where_they_stand() -> None:
+    after = merged("""\
+[host."https://a"]
+ca = "1"
+[host]
+# dotted
+"https://b".ca = "2" # two
+"https://c" = { ca = "3" }
+"https://b".skip_verify = true
+"http://127.0.0.1:5000".ca = "4"
+[host."https://b".header]
+x = "y"
+[host."https://d"]
+""")
+    assert parse_hosts(after).hosts == {
+        OURS: {"capabilities": ["pull", "resolve"], "dial_timeout": "200ms", "ca": "4"},
+        "https://a": {"ca": "1"},
+        "https://b": {"ca": "2", "skip_verify": True, "header": {"x": "y"}},
+        "https://c": {"ca": "3"},
+        "https://d": {},
+    }
+    assert hosts(after) == [OURS, "https://a", "https://b", "https://c", "https://d"]
+    assert '# dotted\n# two\n[host."https://b"]\nca = "2"\n' in after
 
 
 def test_a_host_that_is_also_ours_keeps_its_certificates_and_loses_its_place() -> None:
