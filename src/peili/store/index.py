@@ -288,8 +288,13 @@ class StoreIndex:
             self._unname(key)
 
     def _unname(self, key: Key) -> None:
+        """One less names this content. What it is does not change; how long it must be is no longer said."""
         entry = self._entries[key]
         entry.namers -= 1
+        if not entry.namers:
+            if entry.complete:
+                entry.evidence = max(entry.evidence, Evidence.WHOLE)
+            entry.said = _ABSENT
         self._touch(key, entry)
 
     def _is_offered(self, key: Key) -> bool:

@@ -86,13 +86,14 @@ def image_tag_key(name: str) -> Key | None:
     """The key of an image by its name, or None where that is not a full reference with a tag and without a digest.
 
     containerd gives an image up to three names; `sha256:<id>` and `repository@sha256:…` are no tags, and
-    `repository:tag@sha256:…` does not say where the tag itself leads.
+    `repository:tag@sha256:…` does not say where the tag itself leads. A registry in upper case is none either, so
+    that no two names have one key.
     """
     try:
-        reference = Reference.parse(name)
-        return None if reference.digest is not None else tag_key(reference)
+        key = tag_key(Reference.parse(name))
     except InvalidReference:
         return None
+    return key if key == name else None
 
 
 def kind_of(media_type: str) -> Kind:

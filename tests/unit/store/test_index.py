@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import pytest
-from tests.fakes.images import Image, build_image, build_index, describe, index_of, manifest_of
 
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -14,6 +13,7 @@ from peili.store import index as index_module
 from peili.store.index import Evidence, StoreIndex, Unread
 from peili.store.manifests import InvalidManifest, Manifest, parse_manifest
 from peili.store.protocol import Kind
+from tests.fakes.images import Image, build_image, build_index, describe, index_of, manifest_of
 
 NAME = "docker.io/library/app:1"
 INDEX = build_index("index")
@@ -139,6 +139,29 @@ def test_where_manifests_disagree_on_a_size_the_content_decides() -> None:
         assert index.descriptor(LAYER.digest) == LAYER
 
 
+def test_a_wrong_size_is_forgotten_with_the_manifest_that_said_it() -> None:
+    assert IMAGE.config is not None
+    liar = manifest_of(IMAGE.config, [Descriptor(LAYER.digest, LAYER.media_type, LAYER.size + 1)])
+    index = StoreIndex()
+    index.put(Digest.of(liar), len(liar), Evidence.WHOLE)
+    index.learn(Digest.of(liar), parse_manifest(liar))
+    index.put(LAYER.digest, LAYER.size, Evidence.WHOLE)
+    index.publish()
+    assert index.descriptor(LAYER.digest) is None
+    index.remove(Digest.of(liar))
+    index.publish()
+    assert index.descriptor(LAYER.digest) == LAYER
+
+
+def test_content_that_a_manifest_vouched_for_outlives_it() -> None:
+    index = holding(IMAGE, evidence=Evidence.WRITING)
+    before = set(index.keys()) - {Key(NAME)}
+    index.remove_image(NAME)
+    index.remove(IMAGE.descriptor.digest)
+    index.publish()
+    assert index.keys() == before - {digest_key(IMAGE.descriptor.digest)}
+
+
 def test_a_manifest_that_another_calls_a_layer_stays_a_manifest() -> None:
     assert IMAGE.config is not None
     liar = manifest_of(IMAGE.config, [Descriptor(IMAGE.descriptor.digest, "text/plain", IMAGE.descriptor.size)])
@@ -205,15 +228,6 @@ def test_names_that_are_no_tags_still_tell_what_their_target_is() -> None:
     index.put(IMAGE.descriptor.digest, IMAGE.descriptor.size, Evidence.VERIFIED)
     settle(index, IMAGE)
     assert index.keys() == {digest_key(IMAGE.descriptor.digest)}
-
-
-def test_two_names_that_mean_one_tag_do_not_lose_it() -> None:
-    index = holding(IMAGE)
-    index.set_image("DOCKER.IO/library/app:1", INDEX.descriptor)
-    index.remove_image(NAME)
-    index.put(INDEX.descriptor.digest, INDEX.descriptor.size, Evidence.WHOLE)
-    settle(index, INDEX)
-    assert index.resolve(Reference.parse(NAME)) == INDEX.descriptor
 
 
 def test_a_walk_replaces_everything() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.fakes.images import CONTAINERD_NAME, OCI_NAME, build_image, build_index, describe, index_of, manifest_of
 
 from peili.oci.key import Key
 from peili.oci.media_types import DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
@@ -17,6 +16,7 @@ from peili.store.manifests import (
     parse_manifest,
 )
 from peili.store.protocol import Kind
+from tests.fakes.images import CONTAINERD_NAME, OCI_NAME, build_image, build_index, describe, index_of, manifest_of
 
 IMAGE = build_image("manifests")
 INDEX = build_index("manifests")
@@ -157,7 +157,8 @@ def test_a_layouts_index_is_no_manifest() -> None:
     ("name", "key"),
     [
         ("docker.io/library/alpine:3", "docker.io/library/alpine:3"),
-        ("Registry.Example:5000/a/b/c:1", "registry.example:5000/a/b/c:1"),
+        ("registry.example:5000/a/b/c:1", "registry.example:5000/a/b/c:1"),
+        ("Registry.Example:5000/a/b/c:1", None),
         (DIGEST, None),
         (f"docker.io/library/alpine@{DIGEST}", None),
         (f"docker.io/library/alpine:3@{DIGEST}", None),
