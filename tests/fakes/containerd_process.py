@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -11,7 +12,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import BinaryIO
 import pytest
 import trio
 
+from peili.containerd.client import Client
 from peili.containerd.cri import Cri
 from peili.containerd.errors import ContainerdError
 from peili.demo.images import CONTAINERD_NAME, Image, Layout
@@ -33,6 +35,7 @@ _DISABLED = (
     "io.containerd.tracing.processor.v1.otlp",
     *(f"io.containerd.snapshotter.v1.{name}" for name in ("btrfs", "zfs", "devmapper", "blockfile", "erofs")),
 )
+_CRI = ("io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime")
 
 
 def binaries() -> list[Path]:
@@ -67,7 +70,7 @@ def require(binary: Path) -> None:
 class RealContainerd:
     """A containerd under `directory`; `start` and `stop` may alternate."""
 
-    def __init__(self, binary: Path, directory: Path) -> None:
+    def __init__(self, binary: Path, directory: Path, *, cri: bool = True) -> None:
         self.binary = binary
         self.directory = directory
         self.socket = directory / "c.sock"
@@ -75,7 +78,7 @@ class RealContainerd:
         self.hosts = directory / "certs.d"
         self._process: subprocess.Popen[bytes] | None = None
         self.hosts.mkdir(parents=True)
-        (directory / "config.toml").write_text(self._config())
+        (directory / "config.toml").write_text(self._config(cri))
 
     def start(self) -> None:
         """Start the process; `wait_ready` waits for its CRI."""
@@ -88,12 +91,21 @@ class RealContainerd:
 
     async def wait_ready(self) -> None:
         """Wait until the CRI answers."""
-        with trio.fail_after(READY_SECONDS), Cri(self.socket) as cri:
+        with Cri(self.socket) as cri:
+            await self._wait(cri.images)
+
+    async def wait_answers(self) -> None:
+        """Wait until containerd itself answers."""
+        with Client(self.socket, "k8s.io") as client:
+            await self._wait(client.images)
+
+    async def _wait(self, question: Callable[[], Awaitable[object]]) -> None:
+        with trio.fail_after(READY_SECONDS):
             while True:
                 assert self._process is not None
                 assert self._process.poll() is None, (self.directory / "log").read_text()[-2000:]
                 try:
-                    await cri.images()
+                    await question()
                     return
                 except ContainerdError:
                     await trio.sleep(0.05)
@@ -109,11 +121,11 @@ class RealContainerd:
                 process.kill()
                 process.wait()
 
-    def ctr(self, *words: str, namespace: str = "k8s.io", stdin: bytes = b"") -> str:
+    def ctr(self, *words: str, namespace: str = "k8s.io", stdin: bytes = b"", check: bool = True) -> str:
         """Run this version's ctr and return what it printed."""
         ctr = [str(self.binary.with_name("ctr")), "--address", str(self.socket), "-n", namespace, *words]
         done = subprocess.run(ctr, input=stdin, capture_output=True, timeout=60, check=False)
-        assert done.returncode == 0, done.stderr.decode()[-2000:]
+        assert not check or done.returncode == 0, done.stderr.decode()[-2000:]
         return done.stdout.decode()
 
     def import_image(self, name: str, image: Image, namespace: str = "k8s.io") -> None:
@@ -124,9 +136,11 @@ class RealContainerd:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             archive.add(directory, arcname=".")
-        self.ctr(
-            "images", "import", "--all-platforms", "--no-unpack", "-", namespace=namespace, stdin=buffer.getvalue()
-        )
+        words = ("images", "import", "--all-platforms", "--no-unpack", "-")
+        self.ctr(*words, namespace=namespace, stdin=buffer.getvalue())
+        # ctr keeps the layout's index.json as a blob until containerd collects garbage.
+        index = hashlib.sha256((directory / "index.json").read_bytes()).hexdigest()
+        self.ctr("content", "rm", f"sha256:{index}", namespace=namespace, check=False)
 
     def path(self, digest: object) -> Path:
         """Where a blob lies."""
@@ -140,9 +154,10 @@ class RealContainerd:
             f'server = "{registry.url}"\n\n[host."{registry.url}"]\n  capabilities = ["pull", "resolve"]\n'
         )
 
-    def _config(self) -> str:
+    def _config(self, cri: bool) -> str:
         directory = self.directory
-        common = {"root": f"{directory}/root", "state": f"{directory}/state", "disabled_plugins": list(_DISABLED)}
+        disabled = [*_DISABLED, *(() if cri else _CRI)]
+        common = {"root": f"{directory}/root", "state": f"{directory}/state", "disabled_plugins": disabled}
         lines = ["version = 2", *(f"{key} = {json.dumps(value)}" for key, value in common.items())]
         return "\n".join(
             [
@@ -169,11 +184,11 @@ def _spawn(words: list[str], log: Path, environment: Mapping[str, str]) -> subpr
 
 
 @contextmanager
-def running(binary: Path, directory: Path) -> Iterator[RealContainerd]:
-    """A started containerd; its end is waited for."""
+def running(binary: Path, directory: Path, *, cri: bool = True) -> Iterator[RealContainerd]:
+    """A started containerd; its end is waited for. Without the CRI plugin it starts sooner and adds no names."""
     require(binary)
     directory.mkdir(parents=True, exist_ok=True)
-    containerd = RealContainerd(binary, directory)
+    containerd = RealContainerd(binary, directory, cri=cri)
     containerd.start()
     try:
         yield containerd

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.fakes.containerd_process import RealContainerd, Registry, binaries, binary_id, running
 
 from peili.containerd.cri import Cri
 from peili.demo.images import Image, build_image, build_index
@@ -17,6 +16,7 @@ from peili.oci.key import Key
 from peili.oci.reference import Reference
 from peili.store.containerd import ContainerdStore
 from peili.store.protocol import Kind
+from tests.fakes.containerd_process import RealContainerd, Registry, binaries, binary_id, running
 
 pytestmark = [pytest.mark.containerd, pytest.mark.slow]
 PATIENCE = 60.0  # seconds until a test is given up
@@ -43,7 +43,7 @@ async def store_of(containerd: RealContainerd) -> AsyncIterator[ContainerdStore]
 async def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
     """Wait for what another process does."""
     with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await trio.sleep(0.01)
 
 
