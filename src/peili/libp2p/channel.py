@@ -9,7 +9,9 @@ from typing import Final, Protocol
 import trio
 
 from peili.libp2p.errors import StreamError
-from peili.libp2p.yamux import Yamux
+from peili.libp2p.yamux import MAX_OUTBOX, Yamux
+
+KEPT: Final = 128  # bytes
 
 
 class Owner(Protocol):
@@ -72,11 +74,14 @@ class Channel:
             self._writable = None
 
     def on_broken(self, reason: str) -> None:
-        """The stream was reset, or the connection ended; what was not read is lost."""
+        """The stream was reset, or the connection ended; what was not read is lost.
+
+        Its first bytes stay, for they may say that the peer refused the protocol before it reset the stream.
+        """
         if self._broken is None:
             self._broken = reason
             self._owner.unread(-len(self._buffer))
-            self._buffer = bytearray()
+            self._buffer = self._buffer[:KEPT]
             self._owner.forget(self.id)
         self._wake_reader()
         self.on_room()
@@ -108,6 +113,8 @@ class Channel:
 
     def taken(self, count: int) -> None:
         """So many bytes were taken from the buffer."""
+        if self._broken is not None:
+            return
         self._owner.unread(-count)
         ahead = min(self._granted, count)
         self._granted -= ahead
@@ -130,6 +137,14 @@ class Channel:
                 return
             self._writable = self._writable or trio.Event()
             await self._writable.wait()
+
+    def write_now(self, data: bytes) -> None:
+        """Send a few bytes on a fresh stream without waiting. Raise StreamError where there is no room even so."""
+        self.check()
+        if self._owner.yamux.send(self.id, memoryview(data), MAX_OUTBOX) < len(data):
+            self.reset("too much is waiting to be sent")
+        self._owner.wake_writer()
+        self.check()
 
     def check(self) -> None:
         """Raise StreamError once the stream is broken."""

@@ -8,11 +8,12 @@ from typing import Final, Protocol
 
 import trio
 
+from peili.libp2p.about import AboutPeer
 from peili.libp2p.channel import Channel
-from peili.libp2p.errors import BrokenConnection, Libp2pError, StreamError
-from peili.libp2p.identify import IDENTIFY, IDENTIFY_PUSH, MAX_MESSAGE, Identify, InvalidIdentify, parse_identify
+from peili.libp2p.errors import BrokenConnection, StreamError
+from peili.libp2p.identify import IDENTIFY_PUSH, Identify
+from peili.libp2p.inbound import StreamHandler, serve
 from peili.libp2p.keepalive import KeepAlive, Step
-from peili.libp2p.multistream import MultistreamError, Responder
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.stream import Stream
 from peili.libp2p.tls import TlsChannel
@@ -32,11 +33,8 @@ from peili.libp2p.yamux import (
 )  # fmt: skip
 
 CLOSE_TIMEOUT: Final = 1.0  # seconds for the last bytes to leave
-NEGOTIATION_TIMEOUT: Final = 10.0  # seconds for the peer to agree on a stream's protocol
-IDENTIFY_TIMEOUT: Final = 10.0  # seconds for the peer to say who it is
 READ_CHUNK: Final = 32 * 1024  # bytes
 
-StreamHandler = Callable[[Stream], Awaitable[None]]
 _log = logging.getLogger(__name__)
 
 
@@ -65,7 +63,7 @@ class Connection:
     """An authenticated connection to a peer. `remote` is its IP address (no zone, no IPv4-mapped form) and port."""
 
     __slots__ = (
-        "_closed", "_closing", "_identified", "_identify", "_keeper", "_leftover", "_nursery", "_outbox_ready",
+        "_about", "_closed", "_closing", "_keeper", "_leftover", "_nursery", "_outbox_ready",
         "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "draining", "keepalive", "last_used",
         "opened", "outbound", "peer_id", "reason", "remote", "yamux",
     )  # fmt: skip
@@ -98,8 +96,7 @@ class Connection:
         self._outbox_ready = trio.Event()
         self._writing = self._closing = False
         self._closed = trio.Event()
-        self._identify: Identify | str = "the peer did not identify itself yet"
-        self._identified = trio.Event()
+        self._about = AboutPeer(self.peer_id)
 
     # What users call
 
@@ -113,10 +110,7 @@ class Connection:
 
         Raise StreamError where the peer does not identify itself, or the connection ended.
         """
-        await self._identified.wait()
-        if isinstance(self._identify, str):
-            raise StreamError(self._identify)
-        return self._identify
+        return await self._about.wait()
 
     async def open_stream(self, protocol: str) -> Stream:
         """A new stream. The protocol is proposed together with the first frame, so this waits for nothing.
@@ -152,7 +146,7 @@ class Connection:
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._guarded, self._read)
                     self._nursery.start_soon(self._guarded, self._write)
-                    self._nursery.start_soon(self._ask_identify)
+                    self._nursery.start_soon(self._about.ask, self)
         except Exception:  # noqa: BLE001 - a mistake of ours must cost one connection and not the node
             _log.exception("the connection with %s at %s failed", self.peer_id, self.remote)
             self.reason = self.reason or "an internal error"
@@ -268,9 +262,7 @@ class Connection:
         self.reason = self.reason or "the host was stopped"
         for channel in tuple(self._streams.values()):
             channel.on_broken(f"the connection ended: {self.reason}")
-        if isinstance(self._identify, str):
-            self._identify = f"the connection ended: {self.reason}"
-        self._identified.set()
+        self._about.give_up(f"the connection ended: {self.reason}")
         try:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
                 await self._last_words()
@@ -321,68 +313,13 @@ class Connection:
             return
         self._nursery.start_soon(self._serve, self._channel(stream_id))
 
+    async def _serve(self, channel: Channel) -> None:
+        try:
+            await serve(self, channel, {**self._keeper.handlers, IDENTIFY_PUSH: self._about.take_push})
+        finally:
+            self._keeper.drop_inbound_stream()
+
     def _channel(self, stream_id: int) -> Channel:
         channel = Channel(self, stream_id)
         self._streams[stream_id] = channel
         return channel
-
-    async def _serve(self, channel: Channel) -> None:
-        """Agree on a protocol with the peer that opened a stream, and let its handler go on."""
-        protocol = "no protocol yet"
-        try:
-            with trio.fail_after(NEGOTIATION_TIMEOUT):
-                protocol = await self._agree(channel)
-            await self._handler(protocol)(Stream(self, channel, protocol, outbound=False))
-            channel.abandon()
-        except (Libp2pError, trio.TooSlowError) as error:
-            _log.debug("a stream of %s for %s ended: %s", self.peer_id, protocol, error)
-        except Exception:  # noqa: BLE001 - a handler's mistake must cost one stream and not the connection
-            _log.exception("the handler of %s failed for %s", protocol, self.peer_id)
-        finally:
-            channel.reset("the stream was reset")
-            self._keeper.drop_inbound_stream()
-
-    async def _agree(self, channel: Channel) -> str:
-        responder = Responder({*self._keeper.handlers, IDENTIFY_PUSH})
-        while True:
-            before = len(channel.buffer)
-            try:
-                answer, agreed = responder.receive(channel.buffer)
-            except MultistreamError as error:
-                raise StreamError(str(error)) from error
-            finally:
-                channel.taken(before - len(channel.buffer))
-            if answer:
-                await channel.write(answer)
-            if agreed is not None:
-                return agreed
-            if not await channel.wait_readable():
-                raise StreamError("the peer ended the stream before it named a protocol")
-
-    def _handler(self, protocol: str) -> StreamHandler:
-        return self._take_push if protocol == IDENTIFY_PUSH else self._keeper.handlers[protocol]
-
-    # identify
-
-    async def _ask_identify(self) -> None:
-        try:
-            with trio.fail_after(IDENTIFY_TIMEOUT):
-                async with await self.open_stream(IDENTIFY) as stream:
-                    await self._take_identify(stream, Identify(self.peer_id))
-        except (StreamError, InvalidIdentify) as error:
-            self._identify = f"the peer does not identify itself: {error}"
-        except trio.TooSlowError:
-            self._identify = "the peer does not identify itself in time"
-        self._identified.set()
-
-    async def _take_push(self, stream: Stream) -> None:
-        with trio.fail_after(IDENTIFY_TIMEOUT):
-            await self._identified.wait()
-            known = self._identify
-            await self._take_identify(stream, known if isinstance(known, Identify) else Identify(self.peer_id))
-
-    async def _take_identify(self, stream: Stream, known: Identify) -> None:
-        message = await stream.read_frame(MAX_MESSAGE)
-        if message is None:
-            raise StreamError("the peer ended the stream without a word")
-        self._identify = parse_identify(message, known)

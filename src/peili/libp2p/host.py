@@ -12,7 +12,7 @@ from typing import Final
 import trio
 
 from peili.libp2p.certificate import ExtraExtension, VerifiedCertificate
-from peili.libp2p.connection import Connection, StreamHandler
+from peili.libp2p.connection import Connection
 from peili.libp2p.dial import Dials
 from peili.libp2p.errors import (
     BrokenConnection,
@@ -32,6 +32,7 @@ from peili.libp2p.identify import (
     encode_identify,
 )  # fmt: skip
 from peili.libp2p.identity import Identity
+from peili.libp2p.inbound import StreamHandler
 from peili.libp2p.keepalive import CHECK_INTERVAL
 from peili.libp2p.limits import Admission, HostLimits
 from peili.libp2p.multiaddr import Multiaddr
@@ -119,7 +120,10 @@ class Host:
         listen_addresses: Sequence[Multiaddr] = (),
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Take and keep connections until cancelled, then close all. `listen_addresses` go into our identify."""
+        """Take and keep connections until cancelled, then close all, the listeners too.
+
+        `listen_addresses` go into our identify.
+        """
         self._own = replace(self._own, listen_addresses=tuple(listen_addresses))
         try:
             async with trio.open_nursery() as self._nursery:
@@ -188,20 +192,21 @@ class Host:
 
     async def _accept(self, listener: trio.SocketListener) -> None:
         assert self._nursery is not None
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _NO_DESCRIPTORS:
-                    raise
-                _log.warning("cannot accept a connection: %s", error.strerror)
-                await trio.sleep(ACCEPT_PAUSE)
-                continue
-            remote = remote_of(stream)
-            if remote is not None and self._admission.arrive(remote[0]):
-                self._nursery.start_soon(self._welcome, stream, remote)
-            else:
-                await trio.aclose_forcefully(stream)
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as error:
+                    if error.errno not in _NO_DESCRIPTORS:
+                        raise
+                    _log.warning("cannot accept a connection: %s", error.strerror)
+                    await trio.sleep(ACCEPT_PAUSE)
+                    continue
+                remote = remote_of(stream)
+                if remote is not None and self._admission.arrive(remote[0]):
+                    self._nursery.start_soon(self._welcome, stream, remote)
+                else:
+                    await trio.aclose_forcefully(stream)
 
     async def _welcome(self, stream: trio.SocketStream, remote: tuple[str, int]) -> None:
         try:

@@ -94,23 +94,36 @@ class Responder:
         self._header_seen = False
         self._refused = 0
 
+    @property
+    def has_refused(self) -> bool:
+        """Whether a proposal was refused already."""
+        return self._refused > 0
+
     def receive(self, buffer: bytearray) -> tuple[bytes, str | None]:
         """Take the peer's lines up to an agreement: what to answer, and the protocol once agreed on.
 
-        Raise MultistreamError. `ls` is refused as every unknown protocol is.
+        An empty answer means that more bytes are needed. Raise MultistreamError, but only once everything that
+        came before is answered. `ls` is refused as every unknown protocol is.
         """
         answer = b""
-        while (line := take_line(buffer)) is not None:
-            if not self._header_seen:
-                if line != HEADER:
-                    raise MultistreamError(f"the peer opens with {line[:40]!r}")
-                self._header_seen = True
-                answer += encode_line(HEADER)
-            elif line in self._supported:
-                return answer + encode_line(line), line
-            else:
-                self._refused += 1
-                if self._refused > MAX_PROPOSALS:
-                    raise MultistreamError(f"more than {MAX_PROPOSALS} proposals that we do not speak")
-                answer += encode_line(NOT_AVAILABLE)
+        try:
+            while (line := take_line(buffer)) is not None:
+                answer += self._answer(line)
+                if line in self._supported and line != HEADER:
+                    return answer, line
+        except MultistreamError:
+            if not answer:
+                raise
         return answer, None
+
+    def _answer(self, line: str) -> bytes:
+        if not self._header_seen:
+            if line != HEADER:
+                raise MultistreamError(f"the peer opens with {line[:40]!r}")
+            self._header_seen = True
+        elif line not in self._supported:
+            self._refused += 1
+            if self._refused > MAX_PROPOSALS:
+                raise MultistreamError(f"more than {MAX_PROPOSALS} proposals that we do not speak")
+            return encode_line(NOT_AVAILABLE)
+        return encode_line(line)

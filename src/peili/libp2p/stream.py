@@ -82,9 +82,9 @@ class Stream:
 
     async def close_write(self) -> None:
         """End our side; the peer may go on sending."""
-        if self._opening:
-            await self.write(b"")
+        await trio.lowlevel.checkpoint()
         self._channel.check()
+        self._send_opening()
         self._channel.end()
 
     async def reset(self) -> None:
@@ -109,16 +109,28 @@ class Stream:
 
     async def _start_reading(self) -> None:
         """Send a proposal that waits for a first frame still, and read the answer to it."""
-        if self._opening:
-            await self.write(b"")
-        else:
-            await trio.lowlevel.checkpoint()
-        self._channel.check()
+        await trio.lowlevel.checkpoint()
+        self._send_opening()
         while self._proposer is not None:
             if self._take_answer(self._proposer):
                 self._proposer = None
-            elif not await self._channel.wait_readable():
-                raise self._failed("the peer ended the stream instead of agreeing on its protocol")
+            else:
+                await self._wait_for_answer(self._proposer)
+        self._channel.check()
+
+    async def _wait_for_answer(self, proposer: Proposer) -> None:
+        try:
+            more = await self._channel.wait_readable()
+        except StreamError:
+            self._take_answer(proposer)  # a refusal that came just before the reset says more than it
+            raise
+        if not more:
+            raise self._failed("the peer ended the stream instead of agreeing on its protocol")
+
+    def _send_opening(self) -> None:
+        opening, self._opening = self._opening, b""
+        if opening:
+            self._channel.write_now(opening)
 
     def _take_answer(self, proposer: Proposer) -> bool:
         buffer = self._channel.buffer

@@ -114,13 +114,13 @@ class Yamux:
         self._frame(_WINDOW_UPDATE, _SYN, stream_id, 0)
         return stream_id
 
-    def send(self, stream_id: int, data: memoryview) -> int:
+    def send(self, stream_id: int, data: memoryview, outbox: int = OUTBOX) -> int:
         """Take as much of this data as window and outbox allow; the number of bytes taken."""
         stream = self._streams.get(stream_id)
         if stream is None or stream.local_ended:
             return 0
         taken = 0
-        while (count := min(len(data) - taken, MAX_PAYLOAD, stream.send_window, OUTBOX - len(self._outbox))) > 0:
+        while (count := min(len(data) - taken, MAX_PAYLOAD, stream.send_window, outbox - len(self._outbox))) > 0:
             self._frame(_DATA, 0, stream_id, count)
             self._outbox += data[taken : taken + count]
             stream.send_window -= count
