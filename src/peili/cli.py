@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from peili.commands.configure import cleanup, configure
 from peili.commands.run import run
+from peili.commands.status import status
 from peili.version import VERSION
 
 
@@ -19,4 +21,5 @@ def version() -> None:
     click.echo(f"peili {VERSION}")
 
 
-main.add_command(run)
+for command in (run, configure, cleanup, status):
+    main.add_command(command)

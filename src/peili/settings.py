@@ -169,8 +169,8 @@ def read_credentials(path: Path) -> Credentials:
             raise InvalidSetting(f"the file has more than {_MAXIMUM_CREDENTIALS_SIZE} bytes")
         return Credentials.parse(content.decode("utf-8"))
     except OSError as error:
-        raise InvalidSetting(f"cannot be read: {error.strerror}") from error
+        raise InvalidSetting(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InvalidSetting("the file is not UTF-8 text") from error
+        raise InvalidSetting(f"{path} is not UTF-8 text") from error
     except InvalidCredentials as error:
-        raise InvalidSetting(str(error)) from error
+        raise InvalidSetting(f"{path}: {error}") from error

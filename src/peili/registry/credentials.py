@@ -34,9 +34,14 @@ class Credentials:
         return cls(user, password)
 
     @property
+    def line(self) -> str:
+        """`user:password`, as it stands in the file."""
+        return f"{self.user}:{self.password}"
+
+    @property
     def header(self) -> str:
         """The value of the Authorization header."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
+        return "Basic " + base64.b64encode(self.line.encode()).decode("ascii")
 
     def accept(self, header: str | None) -> bool:
         """Whether a request's Authorization header carries these credentials; in constant time."""

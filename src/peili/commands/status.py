@@ -1,0 +1,128 @@
+"""`peili status`: what a running node says of itself."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from peili.commands.options import Parsed, option
+from peili.http.message import SocketAddress
+from peili.settings import parse_socket_address
+
+_MAXIMUM_STATUS_SIZE = 16 * 1024 * 1024
+_TIMEOUT = 5.0  # seconds
+_SHOWN_REQUESTS = 10
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@click.command()
+@option(
+    "--operations-address",
+    type=Parsed("IP:PORT", parse_socket_address),
+    default="127.0.0.1:9090",
+    help="The operations endpoint of the node to ask.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the node's JSON document.")
+def status(operations_address: SocketAddress, as_json: bool) -> None:
+    """Show a running node's peers, keys, latest requests, and where their bytes came from.
+
+    Leaves with status 0 when the node is ready, 1 when it is not, 2 when it cannot be asked.
+    """
+    document = fetch_status(operations_address)
+    click.echo(json.dumps(document) if as_json else "\n".join(render(document)))
+    if not document["ready"]:
+        raise SystemExit(1)
+
+
+def fetch_status(address: SocketAddress) -> dict[str, Any]:
+    """The status document of a node; leave with status 2 and a sentence where there is none."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    url = f"http://{SocketAddress(host, address.port)}/status"
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
+            document = json.loads(answer.read(_MAXIMUM_STATUS_SIZE))
+        if not isinstance(document, dict) or "ready" not in document:
+            raise ValueError("that is no status")
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        click.echo(
+            f"no Peili answers at {url}: {reason}. Is it running, and is this its --operations-address?", err=True
+        )
+        raise SystemExit(2) from error
+    return document
+
+
+def render(document: dict[str, Any]) -> list[str]:
+    """The lines of a status for people."""
+    router, store, totals = document["router"], document["store"], document["totals"]
+    ready = "ready" if document["ready"] else f"NOT READY: {document['reason']}"
+    held = ", ".join(f"{count} {kind}" for kind, count in store["keys"].items() if count)
+    lines = [
+        f"peili {document['version']}   {ready}",
+        "",
+        f"store    {store['kind']} ({store['detail']}): {held or 'empty'}; {size(store['bytes'])}",
+        f"router   {router['kind']} {router['peer_id']}: {router['provided_keys']} keys provided, "
+        f"{router['records']} records kept for others",
+    ]
+    lines += [f"         {store['problem']}"] if store["problem"] else []
+    lines += [f"         {router['bootstrap_problem']}"] if router["bootstrap_problem"] else []
+    lines += ["", *_totals(totals), "", *_peers(router["peers"]), "", *_requests(document["requests"])]
+    return lines
+
+
+def size(count: float) -> str:
+    """Bytes for people: 12.3 MB (powers of 1000, as registries show them)."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Columns aligned to their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _totals(totals: dict[str, int]) -> list[str]:
+    pulled = totals["bytes_from_peers"] + totals["bytes_from_local"] + totals["bytes_from_upstream"]
+    saved = pulled - totals["bytes_from_upstream"]
+    share = f" ({saved / pulled:.0%} saved)" if pulled else ""
+    return [
+        f"pulled   {size(totals['bytes_from_peers'])} from peers, {size(totals['bytes_from_local'])} from here, "
+        f"{size(totals['bytes_from_upstream'])} from upstream{share}",
+        f"served   {size(totals['bytes_to_peers'])} to peers",
+        f"requests {totals['hits']} hits, {totals['misses']} misses",
+    ]
+
+
+def _peers(peers: list[dict[str, Any]]) -> Iterable[str]:
+    if not peers:
+        return ["peers    none"]
+    rows = [["PEER", "ADDRESS", "AGENT", "CONNECTED"]]
+    for peer in peers:
+        address = str(SocketAddress(peer["host"], peer["registry_port"]))
+        rows.append([peer["peer_id"], address, peer["agent"], "yes" if peer["connected"] else "no"])
+    return table(rows)
+
+
+def _requests(requests: list[dict[str, Any]]) -> Iterable[str]:
+    if not requests:
+        return ["no requests yet"]
+    rows = [["FOR", "CONTENT", "STATUS", "FROM", "BYTES", "SECONDS"]]
+    for request in requests[-_SHOWN_REQUESTS:]:
+        name = request["name"]
+        short = name[:19] if ":" in name else name
+        source = " -> ".join(request["providers"]) or request["source"]
+        content = f"{request['registry']}/{request['repository']} {short}"
+        who = "containerd" if request["handler"] == "mirror" else "peer"
+        row = [who, content, str(request["status"]), source, size(request["size"]), f"{request['seconds']:.3f}"]
+        rows.append(row)
+    return table(rows)
