@@ -16,6 +16,14 @@ $(VENV)/.test: requirements/test.txt $(VENV)/.run
 	$(BIN)/pip install -q --require-hashes -r requirements/test.txt
 	touch $@
 
+demo: $(VENV)/.run  ## a whole cluster on this machine; KEEP=1 leaves it running
+	$(BIN)/peili demo $(if $(KEEP),--keep)
+
+test: $(VENV)/.test  ## all that CI runs: linters, types, import rules, unit, property and integration tests
+	$(PYTHON) tests/integration/install.py
+	$(MAKE) check
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+
 check: $(VENV)/.test  ## linters, types, import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
