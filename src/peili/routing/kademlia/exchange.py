@@ -1,0 +1,64 @@
+"""Requests on one connection: few streams, kept open, each with one request at a time.
+
+Go keeps one stream per peer and protocol for all its requests and tries once more on a new one, because the other
+side resets a stream that was idle for a minute. So do we; a second stream is opened only beside a busy one.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from peili.libp2p.host import Connection, Stream, StreamError
+
+PARALLEL_STREAMS: Final = 4  # to one peer for one protocol; more requests wait their turn
+KEPT_STREAMS: Final = 2  # idle ones
+
+
+class StreamPool:
+    """The streams of one connection for one protocol."""
+
+    def __init__(self, connection: Connection, protocol: str, answer_limit: int) -> None:
+        """`answer_limit` is in bytes."""
+        self._connection = connection
+        self._protocol = protocol
+        self._answer_limit = answer_limit
+        self._idle: list[Stream] = []
+        self._turn = trio.Semaphore(PARALLEL_STREAMS)
+
+    async def request(self, body: bytes) -> bytes:
+        """Send a frame and return the answer's. Raise StreamError. Cancelling costs one stream, nothing else."""
+        async with self._turn:
+            answer = await self._exchange(body, answered=True)
+            assert answer is not None
+            return answer
+
+    async def send(self, body: bytes) -> None:
+        """Send a frame that has no answer (ADD_PROVIDER). Raise StreamError."""
+        async with self._turn:
+            await self._exchange(body, answered=False)
+
+    async def _exchange(self, body: bytes, *, answered: bool) -> bytes | None:
+        if self._idle:
+            try:
+                return await self._exchange_on(self._idle.pop(), body, answered=answered)
+            except StreamError:
+                self._idle.clear()  # they were idle for as long: all are reset by now
+        return await self._exchange_on(await self._connection.open_stream(self._protocol), body, answered=answered)
+
+    async def _exchange_on(self, stream: Stream, body: bytes, *, answered: bool) -> bytes | None:
+        try:
+            await stream.write_frame(body)
+            answer = await stream.read_frame(self._answer_limit) if answered else None
+        except StreamError:
+            await stream.reset()
+            raise
+        if answered and answer is None:
+            await stream.aclose()
+            raise StreamError("the peer ended the stream instead of answering")
+        if len(self._idle) < KEPT_STREAMS:
+            self._idle.append(stream)
+        else:
+            await stream.aclose()
+        return answer

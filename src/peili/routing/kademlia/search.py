@@ -1,0 +1,125 @@
+"""Finding a key's providers: hints come in, providers that we know ourselves come out.
+
+A record names a peer and where it is said to be, and whoever answers may lie. So a provider is only yielded with
+what our own authenticated connection to that very peer shows: its remote address, and the registry port of its
+identify. That also finds the dead ones before the mirror does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from peili.kademlia.contact import Contact
+from peili.kademlia.keyspace import kad_key
+from peili.kademlia.message import MessageType
+from peili.routing.kademlia.knowledge import Knowledge
+from peili.routing.kademlia.links import Link, Links, PeerFailed
+from peili.routing.kademlia.lookups import Lookups
+from peili.routing.kademlia.signal import Signal
+from peili.routing.protocol import Provider
+
+MOST_PROVIDERS: Final = 128  # of one search
+MOST_DIALS: Final = 32  # of one search; a record may name any address
+PARALLEL_DIALS: Final = 4  # of one search
+
+
+class ProviderSearch:
+    """One search: an async context manager that is its own iterator. Its task belongs to the router's nursery.
+
+    (A nursery of its own around the caller's block would wrap the caller's exceptions in groups.)
+    """
+
+    def __init__(self, digest: bytes, knowledge: Knowledge, links: Links, lookups: Lookups) -> None:
+        self._digest = digest
+        self._knowledge = knowledge
+        self._links = links
+        self._lookups = lookups
+        self._found: list[tuple[bool, bool, float, Provider]] = []  # a heap, best first
+        self._yielded: set[bytes] = {knowledge.own_id}  # or waiting in the heap
+        self._tried: set[Contact] = set()
+        self._dials = trio.CapacityLimiter(PARALLEL_DIALS)
+        self._nursery: trio.Nursery | None = None
+        self._scope = trio.CancelScope()
+        self._change = Signal()
+        self._ended = trio.Event()
+
+    async def __aenter__(self) -> Self:
+        await trio.lowlevel.checkpoint()
+        if self._lookups.nursery is None:
+            self._ended.set()
+        else:
+            self._lookups.nursery.start_soon(self._search)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._scope.cancel()
+        with trio.CancelScope(shield=True):  # short: a cancelled task waits for nobody
+            await self._ended.wait()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Provider:
+        await trio.lowlevel.checkpoint()
+        while not self._found:
+            if self._ended.is_set():
+                raise StopAsyncIteration
+            await self._change.wait()
+        return heappop(self._found)[-1]
+
+    async def _search(self) -> None:
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    known = self._knowledge.records.get(self._digest, trio.current_time(), self._knowledge.random)
+                    self._consider(known)
+                    await self._lookups.run(kad_key(self._digest), MessageType.GET_PROVIDERS, self._consider)
+                    self._nursery = None  # later answers start no dial
+        finally:
+            self._ended.set()
+            self._change.ring()
+
+    def _consider(self, hints: Iterable[Contact]) -> None:
+        """Take hints: those we are connected with are found at once, the others are dialled."""
+        if self._scope.cancel_called:
+            return  # an answer that came after the caller left
+        for hint in hints:
+            if hint.id in self._yielded or len(self._yielded) > MOST_PROVIDERS:
+                continue
+            link = self._links.get(hint.id)
+            if link is not None and link.identify is not None:
+                self._take(link)
+            elif hint not in self._tried and len(self._tried) < MOST_DIALS and self._nursery is not None:
+                self._tried.add(hint)
+                self._nursery.start_soon(self._verify, hint)
+
+    async def _verify(self, hint: Contact) -> None:
+        contact, trusted = self._knowledge.best_known(hint)
+        if self._knowledge.table.is_suspect(hint.id, trio.current_time()):
+            return
+        try:
+            async with self._dials:
+                self._take(await self._links.reach(contact))
+        except PeerFailed:
+            if trusted:
+                self._knowledge.failed(hint.id)
+
+    def _take(self, link: Link) -> None:
+        contact = self._knowledge.provider_contact(link)
+        if contact is None or link.id in self._yielded:
+            return
+        self._yielded.add(link.id)
+        suspect = self._knowledge.table.is_suspect(link.id, trio.current_time())
+        own_zone = self._knowledge.settings.zone
+        far = not own_zone or contact.zone != own_zone
+        provider = Provider(str(link.connection.peer_id), link.host, contact.registry_port, contact.zone)
+        heappush(self._found, (suspect, far, self._knowledge.random.random(), provider))
+        self._change.ring()

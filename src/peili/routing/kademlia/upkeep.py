@@ -1,0 +1,85 @@
+"""Upkeep: peers that are silent or lost, buckets that are stale, the neighbourhood, records that expired."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from peili.kademlia.contact import Contact
+from peili.kademlia.message import MessageType
+from peili.routing.kademlia.knowledge import Knowledge
+from peili.routing.kademlia.links import Links
+from peili.routing.kademlia.lookups import Lookups
+from peili.routing.kademlia.signal import Signal
+
+TICK: Final = 1.0  # seconds
+NEIGHBOURHOOD_INTERVAL: Final = 300.0  # seconds between lookups of the own id, when nothing happens
+NEIGHBOURHOOD_PAUSE: Final = 0.2  # seconds at least between two of them
+REDIAL_PAUSES: Final = (0.0, 0.2, 1.0, 3.0)  # seconds before each attempt; the table's checks go on afterwards
+ENOUGH_LINKS: Final = 64  # with more, a peer that closed in order is left alone: it trims, or so does our host
+
+
+class Upkeep:
+    """Keeps the table true."""
+
+    def __init__(self, knowledge: Knowledge, links: Links, lookups: Lookups) -> None:
+        self._knowledge = knowledge
+        self._links = links
+        self._lookups = lookups
+        self._news = Signal()
+        self._redialled: set[bytes] = set()
+
+    def look_around(self) -> None:
+        """A peer is new: it may know neighbours of ours."""
+        self._news.ring()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._explore)
+            while True:
+                now = trio.current_time()
+                self._knowledge.records.sweep(now)
+                for contact in self._knowledge.table.to_check(now):
+                    nursery.start_soon(self._lookups.check, contact)
+                await trio.sleep(TICK)
+
+    async def _explore(self) -> None:
+        """Look up our own id, and a key of each bucket that was not looked at for long."""
+        knowledge = self._knowledge
+        while True:
+            with trio.move_on_after(NEIGHBOURHOOD_INTERVAL):
+                await self._news.wait()
+            await self._lookups.run(knowledge.own_id, MessageType.FIND_NODE, thorough=True)
+            for key in knowledge.table.to_refresh(trio.current_time(), knowledge.random):
+                await self._lookups.run(key, MessageType.FIND_NODE)
+            await trio.sleep(NEIGHBOURHOOD_PAUSE)
+
+    async def lost(self, peer_id: bytes, in_order: bool) -> None:
+        """The last connection to a peer ended. It is out of the candidates until it is back.
+
+        One that closed in order may only have trimmed its connections: it is asked before it counts as lost.
+        """
+        contact = self._knowledge.table.get(peer_id)
+        if in_order and len(self._links) >= ENOUGH_LINKS:
+            return
+        if contact is None:
+            self._knowledge.records.suspect(peer_id)
+            return
+        if not in_order:
+            self._knowledge.failed(peer_id)
+        if peer_id not in self._redialled:
+            self._redialled.add(peer_id)
+            try:
+                await self._redial(contact)
+            finally:
+                self._redialled.discard(peer_id)
+
+    async def _redial(self, contact: Contact) -> None:
+        for pause in REDIAL_PAUSES:
+            await trio.sleep(pause)
+            if self._knowledge.table.get(contact.id) is None:
+                return  # it said goodbye after all
+            if await self._lookups.check(contact):
+                return
