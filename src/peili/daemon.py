@@ -8,10 +8,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import sys
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import NoReturn
 
 # gRPC reads it when it is imported: Peili never forks, and the handlers only cost.
@@ -22,11 +20,11 @@ import trio
 
 from peili.node import Node, StartFailed
 from peili.observe.log import configure_logging
-from peili.routing.bootstrap import StaticSource
+from peili.routing.kademlia import KademliaRouter, KademliaSettings
 from peili.routing.protocol import Router
-from peili.routing.static import StaticRouter
 from peili.settings import ContainerdStoreSettings, RunSettings
 from peili.store.protocol import Store
+from peili.version import VERSION
 
 _log = structlog.get_logger()
 # A relay costs four descriptors; the usual soft limit of 1024 would end at 250 of them.
@@ -64,15 +62,21 @@ def build_store(settings: RunSettings) -> Store:
 
 
 def build_router(settings: RunSettings) -> Router:
-    """The router that the settings name."""
-    # Until the Kademlia router is there: the registries at the static bootstrap addresses are asked for every key.
-    peers = [
-        (address.host, settings.registry_address.port)
-        for source in settings.bootstrap
-        if isinstance(source, StaticSource)
-        for address in source.addresses
-    ]
-    return StaticRouter(peers, own=[(own_address(settings), settings.registry_address.port)])
+    """The router of the settings; raise StartFailed where its identity cannot be read or kept."""
+    values = KademliaSettings(
+        listen_host=settings.router_address.host,
+        listen_port=settings.router_address.port,
+        advertise=() if settings.advertise_address is None else (settings.advertise_address,),
+        registry_port=settings.registry_address.port,
+        zone=settings.zone,
+        agent=f"peili/{VERSION}",
+        identity_directory=settings.data_directory,
+        bootstrap=settings.bootstrap,
+    )
+    try:
+        return KademliaRouter(values, log=_log.info)
+    except OSError as error:
+        raise StartFailed(f"--data-dir {settings.data_directory}: {error}") from error
 
 
 async def run_until_signal(node: Node) -> None:
@@ -90,21 +94,6 @@ async def run_until_signal(node: Node) -> None:
             nursery.start_soon(watch)
             await node.run()
             nursery.cancel_scope.cancel()
-
-
-def own_address(settings: RunSettings) -> str:
-    """The address that peers are told: as set, else the router's own, else that of the default route."""
-    if settings.advertise_address is not None:
-        return settings.advertise_address
-    bound = ip_address(settings.router_address.host)
-    if not bound.is_unspecified:
-        return str(bound)
-    for family, documentation in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        # Connecting a datagram socket sends nothing; the kernel only chooses the address it would send from.
-        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((documentation, 9))
-            return str(probe.getsockname()[0])
-    return "127.0.0.1"
 
 
 def _raise_descriptor_limit() -> None:
