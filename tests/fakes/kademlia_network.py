@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import partial
 from itertools import count
 from random import Random
 from statistics import mean
@@ -160,7 +161,7 @@ class Node:
             self.table.seeds(target),
             self.id,
             self.settings,
-            sees_everybody=self.table.sees_everybody,
+            sees_everybody=key is not None and self.table.sees_everybody,
             is_suspect=lambda peer_id: self.table.is_suspect(peer_id, self.network.now),
         )
         _Run(self, lookup, target, key, found, done).step()
@@ -175,7 +176,10 @@ class Node:
 
         if batch.peer_id == self.id:
             return
-        self.network.send(self, batch.peer_id, take, lambda _: None, self.lost)
+        self.network.send(self, batch.peer_id, take, self._acknowledged, self.lost)
+
+    def _acknowledged(self, answer: None) -> None:
+        """An Ack came; nothing is to be done."""
 
     # Housekeeping
 
@@ -187,8 +191,7 @@ class Node:
 
     def refresh(self) -> None:
         for number, key in enumerate(self.table.to_refresh(self.network.now, self.network.random)):
-            target = position(key)
-            self.network.at(JOIN_LOOKUPS_APART * number, lambda target=target: self.look_up(target, lambda _: None))
+            self.network.at(JOIN_LOOKUPS_APART * number, partial(self.look_up, position(key), _nothing))
 
     def tick(self) -> None:
         if self.behaviour is Behaviour.DEAD:
@@ -213,6 +216,10 @@ class Node:
             self.republisher.told(keys, self.network.now)
 
         self.look_up(digest_position(target), send)
+
+
+def _nothing(lookup: Lookup) -> None:
+    """A lookup that is done for the sake of the table."""
 
 
 class _Run:

@@ -100,7 +100,11 @@ class _Candidate:
 
 
 class Lookup:
-    """One lookup for a position. Seeds are `RoutingTable.seeds(target)`."""
+    """One lookup for a position. Seeds are `RoutingTable.seeds(target)`.
+
+    `sees_everybody` is for GET_PROVIDERS in a small network: a few answers are enough then, unless one of them
+    names a stranger. Lookups that fill the table or place records ask all of the k closest.
+    """
 
     def __init__(
         self,
@@ -265,6 +269,8 @@ class Lookup:
                 continue
             where = position(contact.id) ^ self._target
             candidate = _Candidate(contact, where, source, hops, self._is_suspect(contact.id))
+            if source is not None and not candidate.suspect:
+                self._needed = self._settings.k  # so not everybody was seen
             self._candidates[contact.id] = candidate
             insort(self._order, candidate, key=lambda other: other.distance)
         self._forget_the_farthest()

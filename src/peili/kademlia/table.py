@@ -6,6 +6,7 @@ place is wanted while it is suspect, or when it stayed silent for MAX_FAILURES a
 
 from __future__ import annotations
 
+from math import inf
 from random import Random
 from typing import Final
 
@@ -46,7 +47,7 @@ class _Bucket:
     def __init__(self) -> None:
         self.members: dict[bytes, _Entry] = {}
         self.waiting: dict[bytes, _Entry] = {}
-        self.refreshed = float("-inf")
+        self.refreshed = -inf
 
 
 class RoutingTable:
@@ -233,8 +234,13 @@ class RoutingTable:
 
     @property
     def sees_everybody(self) -> bool:
-        """Whether the network is so small that every peer is in this table, and every record at every node."""
-        return self._count <= self._k and not any(bucket.waiting for bucket in self._buckets.values())
+        """Whether the network is so small that every peer is in this table, and every record at every node.
+
+        Not before a lookup of the own id ended: a node that just joined knows few peers of many.
+        """
+        if self._neighbourhood.refreshed == -inf or self._count > self._k:
+            return False
+        return not any(bucket.waiting for bucket in self._buckets.values())
 
     def estimated_size(self) -> int:
         """How many nodes the network has, this one included.
@@ -242,7 +248,7 @@ class RoutingTable:
         The i-th nearest of N evenly spread peers is about i / N of the space away: the nearest k give k guesses at
         N, and the median is taken, since one near neighbour says little.
         """
-        if self.sees_everybody:
+        if self._count < self._k:
             return self._count + 1
         ranks = sorted(map(self._own.__xor__, self._living()))[: self._k]
         ratios = sorted((rank << POSITION_BITS) // max(far, 1) for rank, far in enumerate(ranks, start=1))

@@ -129,6 +129,14 @@ def test_where_everybody_is_seen_one_round_of_the_nearest_is_enough() -> None:
     assert running.next_step(0.001) == Done()
 
 
+def test_a_stranger_in_an_answer_proves_that_not_everybody_was_seen() -> None:
+    running = lookup(*range(1, 12), everybody=True)
+    assert asked(running.next_step(0.0)) == [1, 2]
+    answer(running, 1, 2, 3)
+    answer(running, 2, 0)
+    assert asked(running.next_step(0.001)) == [0, 3]
+
+
 def test_where_everybody_is_seen_a_frozen_peer_costs_the_slow_limit() -> None:
     running = lookup(*range(12), everybody=True)
     running.next_step(0.0)

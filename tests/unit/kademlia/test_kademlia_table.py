@@ -56,6 +56,7 @@ def test_a_newer_contact_replaces_an_older_one_but_deletes_nothing() -> None:
 def test_a_full_bucket_keeps_its_members_and_lets_the_freshest_wait() -> None:
     first, second, third, fourth = peers(4, shared=0)
     table = filled([first, second, third, fourth], k=2)
+    table.looked_up(position(OWN), 0.0)
     assert set(table.peers()) == {first, second}
     assert not table.sees_everybody
     table.failed(first.id, 1.0)
@@ -159,11 +160,14 @@ def test_refresh_walks_the_buckets_to_the_neighbourhood_once_an_interval() -> No
 
 
 def test_a_small_network_is_seen_whole_and_a_large_one_is_estimated() -> None:
+    assert not filled(peers(12)).sees_everybody  # a node that just joined knows few of many
     small = filled(peers(12))
+    small.looked_up(position(OWN), 1.0)
     assert small.sees_everybody
     assert small.estimated_size() == 13
     for seed in range(5):
         large = filled(peers(1000, seed=seed))
+        large.looked_up(position(OWN), 1.0)
         assert not large.sees_everybody
         assert 400 < large.estimated_size() < 2500
 
