@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -104,10 +104,10 @@ def verify_certificate(der: bytes, now: datetime) -> VerifiedCertificate:
     if len(der) > MAX_CERTIFICATE:
         raise CertificateError(f"a certificate of {len(der)} bytes")
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        return _verify(certificate, now)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        # What cryptography raises while it reads the parts of a certificate that it did not understand.
+        return _verify(x509.load_der_x509_certificate(der), now)
+    except CertificateError:
+        raise
+    except Exception as error:  # cryptography reads lazily, and which errors it then raises is not documented
         raise CertificateError(f"a certificate that cannot be read: {error}") from error
 
 
