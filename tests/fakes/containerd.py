@@ -57,6 +57,7 @@ class FakeContainerd:
         self.garbage: dict[str, bytes] = {}
         self.held: set[str] = set()
         self.calls: Counter[str] = Counter()
+        self.ended: Counter[str] = Counter()  # calls that are over, also those that the client cancelled
         self.metadata: list[tuple[str, str]] = []
         self.chunk_delay = threading.Event()  # set it to have List wait for `release` after its first message
         self._released = threading.Event()
@@ -129,6 +130,7 @@ class FakeContainerd:
     def answer(self, path: str, request: bytes, context: Any) -> Iterator[bytes]:
         """The raw messages of one call."""
         self.calls[path] += 1
+        context.add_callback(lambda: self.ended.update([path]))
         self.metadata = [(key, value) for key, value in context.invocation_metadata()]
         if path in self.held:
             self._released.wait()

@@ -39,7 +39,7 @@ class RuntimeStatus:
         """The CRI plugin's settings, where this version of containerd shows them (1.6, 1.7), else None."""
         try:
             value = json.loads(self.info.get("config", ""))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

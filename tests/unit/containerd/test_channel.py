@@ -8,13 +8,13 @@ from pathlib import Path
 import grpc
 import pytest
 import trio
-from tests.fakes import containerd as fakes
-from tests.fakes.containerd import FakeContainerd
 
 from peili.containerd.api import event_types_pb2, namespaces_pb2
 from peili.containerd.channel import Method
 from peili.containerd.client import Client, ContentRecord, Event, ImageRecord, Version
 from peili.containerd.errors import ContainerdError, Failure
+from tests.fakes import containerd as fakes
+from tests.fakes.containerd import FakeContainerd
 
 PATIENCE = 20.0  # seconds until a test is given up
 
@@ -86,6 +86,7 @@ async def test_cancelling_the_task_cancels_the_call(fake: FakeContainerd, client
         with trio.move_on_after(0.05) as scope:
             await client.version()
         assert scope.cancelled_caught
+        await _until(lambda: fake.ended[fakes.VERSION] == 1)  # though nobody has let it answer
         fake.held.clear()
         assert (await client.version()).version == "9.9.9"  # the channel is as good as before
 
@@ -238,5 +239,5 @@ async def _read_events(client: Client, seen: list[Event]) -> None:
 async def _until(condition: object) -> None:
     """Wait for what another thread does, of which trio hears nothing."""
     assert callable(condition)
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         await trio.sleep(0.002)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -25,7 +25,8 @@ from peili.store.protocol import Blob, Change, NotInStore, StoreError, StoreStat
 DEFAULT_SOCKET = Path("/run/containerd/containerd.sock")
 DEFAULT_NAMESPACE = "k8s.io"
 FIRST_BACKOFF = 0.2  # seconds until containerd is tried again
-LONGEST_BACKOFF = 5.0
+LONGEST_BACKOFF = 2.0
+HEALTHY_SECONDS = 10.0  # a connection that lasted so long was a good one: its loss is no reason for patience
 
 _log = structlog.get_logger("peili.store")
 
@@ -55,17 +56,14 @@ class ContainerdStore:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the index current until cancelled; started after the first whole walk."""
         backoff = FIRST_BACKOFF
-
-        def walked() -> None:
-            nonlocal backoff
-            backoff = FIRST_BACKOFF
-            self._walked(task_status)
-
         while True:
+            started = trio.current_time()
             try:
-                await self._connect_and_follow(walked)
+                await self._connect_and_follow(task_status)
             except* (ContainerdError, StoreError, CannotWatch, OSError) as group:
                 self._lost(_first(group))
+            if trio.current_time() - started > HEALTHY_SECONDS:
+                backoff = FIRST_BACKOFF
             await trio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
@@ -115,14 +113,14 @@ class ContainerdStore:
             bytes=self._index.bytes,
         )
 
-    async def _connect_and_follow(self, walked: Callable[[], None]) -> None:
+    async def _connect_and_follow(self, task_status: trio.TaskStatus[None]) -> None:
         with Client(self._socket, self._namespace) as client:
             version = (await client.version()).version
             self._root = await discover_root(client, self._content_path)
             self._version = version
             self._session = Session(client, self._root, self._index)
             try:
-                await self._session.run(walked)
+                await self._session.run(lambda: self._walked(task_status))
             finally:
                 self._session = None
 
