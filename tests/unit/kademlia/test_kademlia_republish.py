@@ -104,6 +104,15 @@ def test_a_peer_that_joins_is_told_exactly_the_keys_it_is_close_to(size: int) ->
     assert set(told) == wanted
 
 
+def test_a_few_keys_that_do_not_concern_a_newcomer_hide_no_farther_ones() -> None:
+    sweep, peers = Republisher(), network(300)
+    sweep.add(keys(60))
+    view = View(peers)
+    for newcomer in peers[:100]:
+        told = {key for batch in sweep.joined(newcomer.id, view.closest) for key in batch.keys}
+        assert told == {key for key in keys(60) if newcomer.id in view.closest(digest_position(key))}
+
+
 @pytest.mark.parametrize("size", [5, 25, 300])
 def test_who_takes_the_place_of_one_that_left_is_told(size: int) -> None:
     sweep, peers = Republisher(), network(size)
