@@ -112,7 +112,7 @@ class Responder:
                 if line in self._supported and line != HEADER:
                     return answer, line
         except MultistreamError:
-            if not answer:
+            if not answer or self._refused > MAX_PROPOSALS:
                 raise
         return answer, None
 
