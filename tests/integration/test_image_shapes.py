@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import Image, Pool
 from tests.integration.lab.laboratory import Lab

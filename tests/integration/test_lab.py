@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.integration.install import ROOT_FILE_SYSTEM
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import Image

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import LAYER, Layer
 from tests.integration.lab.laboratory import Lab

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.integration.install import ROOT_FILE_SYSTEM
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import Image

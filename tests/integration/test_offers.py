@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab

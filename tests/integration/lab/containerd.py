@@ -72,8 +72,8 @@ class Containerd:
             try:
                 service.images()
             except CriError as error:
-                # Between the socket and the plugin's registration the service is unknown.
-                if error.code in ("UNIMPLEMENTED", "UNAVAILABLE"):
+                # Between the socket and the plugin's registration the service is unknown, then not initialized.
+                if error.code in ("UNIMPLEMENTED", "UNAVAILABLE") or "not initialized yet" in error.details:
                     return False
                 raise
             return True

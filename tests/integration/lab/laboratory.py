@@ -89,6 +89,9 @@ class Lab:
     def containerds(self, versions: Iterable[str], *, discard_layers: bool = False) -> list[Node]:
         """New nodes, each with a running containerd of its version that knows the registries made so far."""
         made = []
+        versions = list(versions)
+        numbers = range(1, len(self.nodes) + len(versions) + 1)
+        bootstrap = "static:" + ",".join(f"{self.network.address(number)}:{ROUTER_PORT}" for number in numbers)
         for version in versions:
             number = len(self.nodes) + 1
             assert number <= MAXIMUM_NODES
@@ -99,7 +102,7 @@ class Lab:
             containerd = Containerd(version, namespace, directory, discard_layers=discard_layers)
             for registry in self.registries:
                 containerd.mirror(registry.name, registry.url)
-            node = Node(namespace, containerd, directory, self.bootstrap())
+            node = Node(namespace, containerd, directory, bootstrap)
             self.nodes.append(node)
             made.append(node)
             containerd.start()
@@ -124,16 +127,6 @@ class Lab:
             node.namespace.down()
             node.containerd.remove_files()
         self.nodes.clear()
-
-    def bootstrap(self) -> str:
-        """The setting that lets a node find all others, those that come later as well."""
-        addresses = (self.network_address(number) for number in range(1, MAXIMUM_NODES + 1))
-        return "static:" + ",".join(f"{address}:{ROUTER_PORT}" for address in addresses)
-
-    @staticmethod
-    def network_address(number: int) -> str:
-        """The address of a node, whether it is there or not."""
-        return f"10.77.0.{number}"
 
     def close(self) -> None:
         """End every process, remove every namespace and every file; each step whatever became of the others."""

@@ -176,6 +176,11 @@ class Network:
         command("ip", "-n", self._bridge, "link", "add", "bridge0", "type", "bridge", "stp_state", "0")
         command("ip", "-n", self._bridge, "link", "set", "bridge0", "up")
 
+    @staticmethod
+    def address(number: int) -> str:
+        """The IPv4 address of a node, whether it is there or not."""
+        return str(IPV4[number])
+
     def node(self, number: int) -> Namespace:
         """A new node with the addresses of this number."""
         node = Namespace(f"{self.tag}-{number}", self._bridge, number)

@@ -46,6 +46,7 @@ class Node:
         self.options: list[str] = []
         self._bootstrap = bootstrap
         self._peili: Process | None = None
+        self._stopping = False
 
     def __repr__(self) -> str:
         return f"<{self.cri_reference}>"
@@ -77,6 +78,7 @@ class Node:
             f"--containerd-socket={self.containerd.socket}",
             "--log-level=debug",
         ]
+        self._stopping = False
         self._peili = Process([str(PEILI), "run", *words, *self.options], self.log, self.namespace.name)
 
     @property
@@ -108,11 +110,16 @@ class Node:
             error.add_note(self.peili.log_end())
             raise
 
+    def begin_stop(self) -> None:
+        """SIGTERM; stop_peili waits for the end. A second one would end transfers at once."""
+        if not self._stopping:
+            self._stopping = True
+            self.peili.send(signal.SIGTERM)
+
     def stop_peili(self) -> int:
-        """SIGTERM, and wait for the end; return the exit status. Does nothing where it does not run."""
-        if self._peili is None:
-            return 0
-        status = self._peili.terminate()
+        """SIGTERM, and wait for the end; return the exit status."""
+        self.begin_stop()
+        status = self.peili.wait()
         self._peili = None
         return status
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+
 from tests.integration.lab.containerd import NAMESPACE, Containerd
 from tests.integration.lab.cri import CALL_TIMEOUT, message, text, varint
 from tests.integration.lab.images import Blob, Image
@@ -66,6 +67,8 @@ def stopped(*registries: Registry) -> Iterator[None]:
 def without_peili(nodes: Iterable[Node]) -> Iterator[None]:
     """Peili has ended on these nodes meanwhile, and is ready again afterwards."""
     nodes = list(nodes)
+    for node in nodes:
+        node.begin_stop()
     for node in nodes:
         assert node.stop_peili() == 0, node.log.read_text(errors="replace")[-4000:]
     try:
