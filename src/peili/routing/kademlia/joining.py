@@ -73,7 +73,7 @@ class Joining:
             for source in self._knowledge.settings.bootstrap:
                 nursery.start_soon(self._ask, source, found, problems)
         others = [address for address in dict.fromkeys(found) if not self._is_own(address)]
-        connected = {(link.host, link.connection.remote[1]) for link in self._links if link.connection.outbound}
+        connected = {place for link in self._links for place in link.places()}
         fresh = [address for address in others if (address.host, address.port) not in connected]
         count = LATER_DIALS if self._has_peers() else FIRST_DIALS
         await self._dial_some(self._knowledge.random.sample(fresh, min(count, len(fresh))), problems)

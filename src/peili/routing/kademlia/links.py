@@ -60,18 +60,18 @@ class Link:
     def contact(self) -> Contact:
         """The peer as others may be told: its IP address from the connection, its ports from its identify."""
         if self._contact is None:  # asked for only after identify
-            self._contact = self._make_contact()
+            registry_port, zone = 0, ""
+            if self.identify is not None:
+                registry_port, zone = self.identify.registry_port, self.identify.zone
+            addresses = tuple(Multiaddr.of(host, port).to_bytes() for host, port in self.places())
+            self._contact = Contact(self.id, addresses, registry_port, zone)
         return self._contact
 
-    def _make_contact(self) -> Contact:
-        registry_port, zone, ports = 0, "", list[int]()
-        if self.identify is not None:
-            registry_port, zone = self.identify.registry_port, self.identify.zone
-            ports = _listen_ports(self.identify, self.host)
-        if self.connection.outbound:  # this one is known to lead there
-            ports = [self.connection.remote[1]]
-        addresses = tuple(Multiaddr.of(self.host, port).to_bytes() for port in ports)
-        return Contact(self.id, addresses, registry_port, zone)
+    def places(self) -> list[tuple[str, int]]:
+        """Where the peer listens: at the address of the connection."""
+        if self.connection.outbound:  # the port that we dialled is known to lead there
+            return [self.connection.remote]
+        return [(self.host, port) for port in _listen_ports(self.identify, self.host)] if self.identify else []
 
 
 def _listen_ports(identify: Identify, host: str) -> list[int]:

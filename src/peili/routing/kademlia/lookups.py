@@ -19,7 +19,7 @@ from peili.routing.kademlia.signal import Signal
 REQUEST_TIMEOUT: Final = 1.0  # seconds, the dial included
 PARALLEL_REQUESTS: Final = 256  # of all lookups; beyond it a request waits, and its lookup asks others
 
-TakeProviders = Callable[[Sequence[Contact]], None]
+TakeProviders = Callable[[Sequence[Contact]], bool]  # True when there are enough
 
 
 class Lookups:
@@ -102,6 +102,6 @@ class Lookups:
                 self._knowledge.failed(contact.id)
         else:
             lookup.answered(contact.id, answer.closer_peers, trio.current_time(), answer.provider_peers)
-            if providers is not None and answer.provider_peers:
-                providers(answer.provider_peers)
+            if providers is not None and providers(answer.provider_peers):
+                lookup.stop()
         change.ring()

@@ -55,7 +55,11 @@ class KademliaRouter:
         self._settings = settings
         self._log = log
         self._host = Host(
-            identity, agent_version=settings.agent, registry_port=settings.registry_port, zone=settings.zone
+            identity,
+            agent_version=settings.agent,
+            registry_port=settings.registry_port,
+            zone=settings.zone,
+            limits=settings.limits,
         )
         self._knowledge = Knowledge(identity.peer_id.to_bytes(), settings)
         self._links = Links(self._host, settings, dial_loopback=is_loopback(settings))
@@ -215,7 +219,7 @@ class KademliaRouter:
     def _member(self, link: Link) -> None:
         """A peer is new in the table, is back, or has a new connection."""
         self._announcer.joined(link.id)
-        self._upkeep.look_around()
+        self._upkeep.met(link.id)
         self._ready.set()
         if not self._said_joined:
             self._said_joined = True

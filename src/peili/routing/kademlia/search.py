@@ -23,6 +23,7 @@ from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.signal import Signal
 from peili.routing.protocol import Provider
 
+ENOUGH_PROVIDERS: Final = 20  # then no further peer is asked
 MOST_PROVIDERS: Final = 128  # of one search
 MOST_DIALS: Final = 32  # of one search; a record may name any address
 PARALLEL_DIALS: Final = 4  # of one search
@@ -87,10 +88,10 @@ class ProviderSearch:
             self._ended.set()
             self._change.ring()
 
-    def _consider(self, hints: Iterable[Contact]) -> None:
-        """Take hints: those we are connected with are found at once, the others are dialled."""
+    def _consider(self, hints: Iterable[Contact]) -> bool:
+        """Take hints: those we are connected with are found at once, the others are dialled. True: enough found."""
         if self._scope.cancel_called:
-            return  # an answer that came after the caller left
+            return True  # an answer that came after the caller left
         for hint in hints:
             if hint.id in self._yielded or len(self._yielded) > MOST_PROVIDERS:
                 continue
@@ -100,6 +101,7 @@ class ProviderSearch:
             elif hint not in self._tried and len(self._tried) < MOST_DIALS and self._nursery is not None:
                 self._tried.add(hint)
                 self._nursery.start_soon(self._verify, hint)
+        return len(self._yielded) > ENOUGH_PROVIDERS
 
     async def _verify(self, hint: Contact) -> None:
         contact, trusted = self._knowledge.best_known(hint)

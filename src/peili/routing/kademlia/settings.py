@@ -12,6 +12,7 @@ from peili.kademlia.own_message import own_protocol
 from peili.kademlia.records import EXPIRATION_INTERVAL
 from peili.kademlia.republish import REPUBLISH_INTERVAL
 from peili.kademlia.table import K
+from peili.libp2p.host import HostLimits
 from peili.routing.bootstrap import Source
 
 IDENTITY_FILE: Final = "identity.pem"
@@ -37,6 +38,7 @@ class KademliaSettings:
     bootstrap_interval: float = 60.0  # between rounds while there are peers, to heal splits
     bootstrap_backoff: float = 0.5  # the first pause while there is nobody; it doubles
     bootstrap_backoff_limit: float = 15.0
+    limits: HostLimits = field(default_factory=HostLimits)  # of connections and streams
     assume_registry_port: bool = False  # peers that name no registry port serve on ours, as Spegel takes it
 
     @property

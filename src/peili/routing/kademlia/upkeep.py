@@ -7,6 +7,7 @@ from typing import Final
 import trio
 
 from peili.kademlia.contact import Contact
+from peili.kademlia.keyspace import position
 from peili.kademlia.message import MessageType
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Links
@@ -15,7 +16,8 @@ from peili.routing.kademlia.signal import Signal
 
 TICK: Final = 1.0  # seconds
 NEIGHBOURHOOD_INTERVAL: Final = 300.0  # seconds between lookups of the own id, when nothing happens
-NEIGHBOURHOOD_PAUSE: Final = 0.2  # seconds at least between two of them
+SHORTEST_PAUSE: Final = 0.2  # seconds at least between two of them; doubles while new peers keep coming
+LONGEST_PAUSE: Final = 10.0  # so that a whole cluster that starts at once does not drown in lookups
 REDIAL_PAUSES: Final = (0.0, 0.2, 1.0, 3.0)  # seconds before each attempt; the table's checks go on afterwards
 ENOUGH_LINKS: Final = 64  # with more, a peer that closed in order is left alone: it trims, or so does our host
 
@@ -30,9 +32,11 @@ class Upkeep:
         self._news = Signal()
         self._redialled: set[bytes] = set()
 
-    def look_around(self) -> None:
-        """A peer is new: it may know neighbours of ours."""
-        self._news.ring()
+    def met(self, peer_id: bytes) -> None:
+        """A peer is there anew. Where it is among our nearest it may know more of them."""
+        own, k = position(self._knowledge.own_id), self._knowledge.settings.k
+        if any(contact.id == peer_id for contact in self._knowledge.table.closest(own, k)):
+            self._news.ring()
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -47,14 +51,17 @@ class Upkeep:
 
     async def _explore(self) -> None:
         """Look up our own id, and a key of each bucket that was not looked at for long."""
-        knowledge = self._knowledge
+        knowledge, pause = self._knowledge, SHORTEST_PAUSE
         while True:
+            quiet_since = trio.current_time()
             with trio.move_on_after(NEIGHBOURHOOD_INTERVAL):
                 await self._news.wait()
+            quiet = trio.current_time() - quiet_since > LONGEST_PAUSE
+            pause = SHORTEST_PAUSE if quiet else min(2 * pause, LONGEST_PAUSE)
             await self._lookups.run(knowledge.own_id, MessageType.FIND_NODE, thorough=True)
             for key in knowledge.table.to_refresh(trio.current_time(), knowledge.random):
                 await self._lookups.run(key, MessageType.FIND_NODE)
-            await trio.sleep(NEIGHBOURHOOD_PAUSE)
+            await trio.sleep(pause * knowledge.random.uniform(0.75, 1.25))
 
     async def lost(self, peer_id: bytes, in_order: bool) -> None:
         """The last connection to a peer ended. It is out of the candidates until it is back.

@@ -1,0 +1,245 @@
+"""Routers among peers that lie, are silent, send garbage, or are of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import pytest
+import trio
+
+from peili.kademlia.contact import Contact
+from peili.kademlia.keyspace import kad_key, key_digest
+from peili.kademlia.message import Message, MessageType, decode, encode
+from peili.kademlia.own_message import Goodbye, Provide, decode_own, encode_own
+from peili.libp2p.host import Stream, StreamError
+from peili.libp2p.identity import Identity
+from peili.libp2p.multiaddr import Multiaddr
+from peili.oci.key import Key
+from tests.fakes.routers import LOOPBACK, Cluster, find, port_of, until
+
+KEY = Key("sha256:" + "cd" * 32)
+KAD, OWN = "/peili/kad/1.0.0", "/peili/peili/1.0.0"
+
+
+class Stranger:
+    """A peer that speaks Kademlia alone, as Go's does, and answers what the test wants."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.providers: tuple[Contact, ...] = ()
+        self.closer: tuple[Contact, ...] = ()
+        self.silent: Callable[[Message], bool] = lambda message: False
+
+    async def serve(self, stream: Stream) -> None:
+        while (frame := await stream.read_frame(65536)) is not None:
+            request = decode(frame)
+            self.heard.append(request)
+            if self.silent(request):
+                await trio.sleep_forever()
+            if request.type is MessageType.GET_PROVIDERS:
+                await stream.write_frame(encode(Message(request.type, request.key, self.closer, self.providers)))
+            elif request.type is not MessageType.ADD_PROVIDER:
+                await stream.write_frame(encode(Message(request.type, closer_peers=self.closer)))
+
+    def told(self) -> list[bytes]:
+        return [message.key for message in self.heard if message.type is MessageType.ADD_PROVIDER]
+
+
+def address(port: int, host: str = LOOPBACK) -> bytes:
+    return Multiaddr.of(host, port).to_bytes()
+
+
+def someone() -> bytes:
+    return Identity.generate().peer_id.to_bytes()
+
+
+def add_provider(peer_id: bytes, *addresses: bytes) -> bytes:
+    contact = Contact(peer_id, addresses, 80, "zone")
+    return encode(Message(MessageType.ADD_PROVIDER, kad_key(key_digest(KEY)), provider_peers=(contact,)))
+
+
+async def ask(stream: Stream, message: Message) -> Message:
+    await stream.write_frame(encode(message))
+    answer = await stream.read_frame(1_000_000)
+    assert answer is not None
+    return decode(answer)
+
+
+async def test_a_named_address_that_is_no_peer_is_never_yielded(cluster: Cluster) -> None:
+    """A router is not made to point the mirror at other hosts, whatever an answer says."""
+    stranger, a = Stranger(), await cluster.start(5000)
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    other, other_port = await cluster.start_host({}, registry_port=99)
+    victims = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    victim = victims[0].socket.getsockname()[1]
+    cluster.nursery.start_soon(trio.serve_listeners, trio.aclose_forcefully, victims)
+    stranger.providers = (
+        Contact(someone(), (address(victim),), 80),  # no peer there at all
+        Contact(someone(), (address(other_port),), 80),  # another one than named
+        Contact(someone(), (b"garbage", address(1, "0.0.0.0"), address(1, "224.0.0.1")), 80),
+        Contact(b"\x00\x01", (address(victim),), 80),  # an id that is none
+        Contact(someone(), (), 80),
+        Contact(host.peer_id.to_bytes(), (address(victim),), 80),  # itself, with a port that it did not identify
+    )
+    assert await find(a.router, KEY) == []
+    stranger.providers = (Contact(other.peer_id.to_bytes(), (address(other_port),), 80, "zone"),)
+    (provider,) = await find(a.router, KEY)
+    assert (provider.host, provider.port, provider.zone) == (LOOPBACK, 99, "")
+
+
+async def test_a_wrong_address_for_a_good_peer_does_not_hide_it(cluster: Cluster) -> None:
+    stranger, a = Stranger(), await cluster.start(5000)
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    good, good_port = await cluster.start_host({}, registry_port=99)
+    good_id = good.peer_id.to_bytes()
+    free = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    nobody = free[0].socket.getsockname()[1]
+    await free[0].aclose()
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    stranger.providers = (Contact(good_id, (address(nobody),)), Contact(good_id, (address(good_port),)))
+    assert [provider.port for provider in await find(a.router, KEY)] == [99]
+
+
+async def test_a_record_is_taken_for_its_sender_alone_and_with_its_connections_address(cluster: Cluster) -> None:
+    a, stranger = await cluster.start(5000), Stranger()
+    host, port = await cluster.start_host({KAD: stranger.serve}, registry_port=77, zone="east")
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    async with await connection.open_stream(KAD) as stream:
+        await stream.write_frame(add_provider(someone(), address(port)))
+        question = Message(MessageType.GET_PROVIDERS, kad_key(key_digest(KEY)))
+        assert (await ask(stream, question)).provider_peers == ()
+        await stream.write_frame(add_provider(host.peer_id.to_bytes(), address(1, "10.9.8.7")))
+        (kept,) = (await ask(stream, question)).provider_peers
+    assert kept.registry_port == 77
+    assert kept.zone == "east"
+    assert all(Multiaddr.parse(raw).host == LOOPBACK for raw in kept.addresses)
+    (provider,) = await find(a.router, KEY)
+    assert (provider.host, provider.port, provider.zone) == (LOOPBACK, 77, "east")
+
+
+async def test_a_peer_without_a_registry_port_provides_nothing_unless_ours_is_assumed(cluster: Cluster) -> None:
+    a, b = await cluster.start(5000), await cluster.start(5001, assume_registry_port=True)
+    host, _ = await cluster.start_host({KAD: Stranger().serve})
+    for running, expected in ((a, []), (b, [5001])):
+        connection = await host.connect(LOOPBACK, port_of(running.router), None, 5)
+        async with await connection.open_stream(KAD) as stream:
+            await stream.write_frame(add_provider(host.peer_id.to_bytes(), address(1)))
+            await ask(stream, Message(MessageType.PING))
+        assert [provider.port for provider in await find(running.router, KEY)] == expected
+
+
+@pytest.mark.parametrize("protocol", [KAD, OWN])
+@pytest.mark.parametrize(
+    "frame", [b"\xff", b"", b"\x08\x63", b"\x12\xff\xff\xff\xff\x0f", b"\x08\x02\x12\x05abcde"]
+)
+async def test_garbage_costs_its_stream_and_nothing_else(cluster: Cluster, protocol: str, frame: bytes) -> None:
+    a = await cluster.start(5000)
+    host, _ = await cluster.start_host({KAD: Stranger().serve})
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    async with await connection.open_stream(protocol) as stream:
+        await stream.write_frame(frame)
+        with trio.move_on_after(0.05):
+            with suppress(StreamError):
+                await stream.read_frame(65536)
+    async with await connection.open_stream(KAD) as stream:
+        assert (await ask(stream, Message(MessageType.PING))).type is MessageType.PING
+    assert a.router.statistics().records == 0
+
+
+async def test_a_frame_that_is_too_large_ends_its_stream(cluster: Cluster) -> None:
+    a = await cluster.start(5000)
+    host, _ = await cluster.start_host({KAD: Stranger().serve})
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    async with await connection.open_stream(KAD) as stream:
+        await stream.write_frame(bytes(100_000))
+        with pytest.raises(StreamError):
+            await stream.read_frame(65536)
+    async with await connection.open_stream(KAD) as stream:
+        await ask(stream, Message(MessageType.PING))
+
+
+async def test_any_key_may_be_asked_for(cluster: Cluster) -> None:
+    a, b = await cluster.start(5000), await cluster.start(5001)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    host, _ = await cluster.start_host({})
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    async with await connection.open_stream(KAD) as stream:
+        for key in (b"", b"x", bytes(34), b"\x12\x20" + bytes(32), bytes(80)):
+            for kind in (MessageType.FIND_NODE, MessageType.GET_PROVIDERS):
+                (closer,) = (await ask(stream, Message(kind, key))).closer_peers
+                assert closer.addresses == (address(port_of(b.router)),)
+                assert closer.registry_port == 5001
+
+
+async def test_peers_of_another_kind_get_plain_records_and_no_other_word(cluster: Cluster) -> None:
+    a, stranger = await cluster.start(5000), Stranger()
+    own_streams = 0
+
+    async def own(stream: Stream) -> None:
+        nonlocal own_streams
+        own_streams += 1
+
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await a.router.provide([KEY, Key("docker.io/library/alpine:3")])
+    await until(lambda: len(set(stranger.told())) == 2)
+    assert kad_key(key_digest(KEY)) in stranger.told()
+    record = next(message for message in stranger.heard if message.type is MessageType.ADD_PROVIDER)
+    (contact,) = record.provider_peers
+    assert contact.id == a.router._knowledge.own_id
+    assert contact.addresses == (address(port_of(a.router)),)
+    count = len(stranger.heard)
+    await a.router.stop_providing([KEY])
+    await a.stop()
+    assert [message.type for message in stranger.heard[count:]] == []
+
+
+async def test_many_keys_go_in_one_message_to_peers_of_our_kind(cluster: Cluster) -> None:
+    a, stranger, told = await cluster.start(5000), Stranger(), list[object]()
+
+    async def own(stream: Stream) -> None:
+        while (frame := await stream.read_frame(65536)) is not None:
+            told.append(decode_own(frame))
+            await stream.write_frame(encode_own(decode_own(b"\x08\x04")))
+
+    host, _ = await cluster.start_host({KAD: stranger.serve, OWN: own})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    await a.router.provide([Key(f"sha256:{n:064x}") for n in range(900)])
+    await until(lambda: sum(len(message.keys) for message in told if isinstance(message, Provide)) >= 900)
+    assert len(told) <= 3
+    assert stranger.told() == []
+    await a.stop()
+    assert isinstance(told[-1], Goodbye)
+
+
+async def test_a_frozen_peer_delays_a_lookup_by_little(cluster: Cluster) -> None:
+    a, b, c = [await cluster.start(5000 + n) for n in range(3)]
+    await c.router.provide([KEY])
+    for n in range(4):
+        stranger = Stranger()
+        stranger.silent = lambda message: message.type is MessageType.GET_PROVIDERS
+        host, _ = await cluster.start_host({KAD: stranger.serve})
+        await host.connect(LOOPBACK, port_of(a.router), None, 5)
+        await until(lambda n=n: len(a.router.statistics().peers) == 3 + n)  # type: ignore[misc]
+    await until(lambda: b.router.statistics().records == 1)
+    for _ in range(3):
+        with trio.fail_after(1.0):
+            assert [provider.port for provider in await find(a.router, KEY)] == [5002]
+
+
+async def test_withdrawals_concern_the_sender_alone(cluster: Cluster) -> None:
+    a, b = [await cluster.start(5000 + n) for n in range(2)]
+    await b.router.provide([KEY])
+    await until(lambda: a.router.statistics().records == 1)
+    host, _ = await cluster.start_host({})
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    for message in (b"\x08\x02\x12\x20" + key_digest(KEY), encode_own(Goodbye())):
+        async with await connection.open_stream(OWN) as stream:
+            await stream.write_frame(message)
+            assert await stream.read_frame(100) is not None
+    assert [provider.port for provider in await find(a.router, KEY)] == [5001]
