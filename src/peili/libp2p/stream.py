@@ -70,6 +70,16 @@ class Stream:
                     return None
             return channel.take(count)
 
+    async def read_some(self) -> bytes | None:
+        """Whatever bytes come next, without a frame around them; None where the peer ended its side."""
+        channel = self._channel
+        with channel.reading():
+            await self._start_reading()
+            while not channel.buffer:
+                if not await channel.wait_readable():
+                    return None
+            return channel.take(len(channel.buffer))
+
     async def write_frame(self, data: bytes) -> None:
         """Send one frame; waits while the peer's window is used up or much is waiting to be sent."""
         await self.write(varint.encode(len(data)) + data)
