@@ -20,7 +20,7 @@ DEFAULT = "_default"
 # Docker's hub: images say docker.io, the registry answers elsewhere (containerd, docs/hosts.md).
 _DOCKER_HUB = "docker.io"
 _DOCKER_HUB_SERVER = "https://registry-1.docker.io"
-_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]+")
+_PRINTABLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 
 class InvalidConfigureSetting(ValueError):

@@ -182,7 +182,7 @@ def test_wrong_settings_name_themselves(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("secret", ["", "user", ":password", "a:b\n"])
+@pytest.mark.parametrize("secret", ["", "user", ":password", "a:b\n", "a:\udcff"])
 def test_wrong_credentials_are_not_repeated(tmp_path: Path, secret: str) -> None:
     with pytest.raises(InvalidConfigureSetting, match="user:password"):
         configure(ConfigureSettings(tmp_path, (OURS,), basic_auth=secret))

@@ -1,0 +1,274 @@
+"""`peili check`: is this node's containerd set up as Peili needs it? The facts; findings.py judges them."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from peili.containerd.backup import HOSTS_FILE, DamagedRecord, find_backup
+from peili.containerd.client import Client
+from peili.containerd.configure_settings import DEFAULT, is_registry_directory
+from peili.containerd.cri import Cri
+from peili.containerd.errors import ContainerdError, Failure
+from peili.containerd.files import UnsafePath, explain, read_inside
+from peili.containerd.findings import (
+    Facts,
+    Finding,
+    HostsFact,
+    Level,
+    PlaceFact,
+    RegistryFact,
+    State,
+    findings,
+    parse_version,
+)
+from peili.containerd.hosts import MAXIMUM_HOSTS_FILE_SIZE, InvalidHostsFile, parse_hosts, same_host
+from peili.containerd.plugin_settings import (
+    CRI_PLUGIN,
+    MAXIMUM_CONFIG_SIZE,
+    InvalidContainerdConfig,
+    read_plugin_settings,
+)
+from peili.containerd.reports import Problem
+
+__all__ = ["CheckSettings", "Finding", "Level", "check"]
+
+CALL_SECONDS = 5.0  # for each question to containerd and to a port
+MAXIMUM_ANSWER = 4096  # bytes of an HTTP answer that are looked at
+MAXIMUM_DIRECTORIES = 1000
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSettings:
+    """What Peili is to be started with; addresses are `host:port`, None: not looked at.
+
+    Without `mirror_targets` those count that `peili configure` has recorded.
+    """
+
+    socket: Path
+    config_path: Path
+    config_file: Path = Path("/etc/containerd/config.toml")
+    namespace: str = "k8s.io"
+    content_path: Path | None = None
+    mirror_targets: tuple[str, ...] = ()
+    registry_address: str | None = None
+    operations_address: str | None = None
+    has_basic_auth: bool = False
+
+
+async def check(settings: CheckSettings) -> list[Finding]:
+    """All findings about this node. Changes nothing, and raises nothing for a node that is set up wrongly."""
+    return findings(await collect(settings))
+
+
+async def collect(settings: CheckSettings) -> Facts:
+    """The facts about this node."""
+    socket, version, content = await _containerd(settings)
+    registry = await _from_cri(settings) if socket.state is State.GOOD else None
+    if registry is None:
+        registry = await trio.to_thread.run_sync(_from_file, settings, version)
+    return Facts(
+        socket,
+        version,
+        registry,
+        settings.config_path,
+        await trio.to_thread.run_sync(content_fact, settings.content_path or content),
+        await trio.to_thread.run_sync(_targets, settings),
+        await trio.to_thread.run_sync(_hosts, settings.config_path),
+        await _port(settings.registry_address, "/v2/", frozenset({200, 403})),
+        await _port(settings.operations_address, "/readyz", frozenset({200, 503})),
+        settings.has_basic_auth,
+    )
+
+
+async def _containerd(settings: CheckSettings) -> tuple[PlaceFact, str | None, Path | None]:
+    """Whether containerd answers, its version, and where its content lies."""
+    where = str(settings.socket)
+    with Client(settings.socket, settings.namespace) as client, trio.move_on_after(CALL_SECONDS):
+        try:
+            version = (await client.version()).version
+        except ContainerdError as error:
+            state = State.DENIED if error.failure is Failure.PERMISSION else State.OTHER
+            return PlaceFact(where, state, str(error)), None, None
+        try:
+            plugins = await client.plugins(["type==io.containerd.content.v1"])
+        except ContainerdError:
+            plugins = []
+        root = next((plugin.exports["root"] for plugin in plugins if plugin.exports.get("root")), None)
+        return PlaceFact(where, State.GOOD), version, Path(root) if root else None
+    return PlaceFact(where, State.OTHER, f"{where} does not answer within {CALL_SECONDS:g} s"), None, None
+
+
+async def _from_cri(settings: CheckSettings) -> RegistryFact | None:
+    """containerd's own word (1.6 and 1.7); None where it does not tell."""
+    with Cri(settings.socket) as cri, trio.move_on_after(CALL_SECONDS):
+        try:
+            config = (await cri.status()).config()
+        except ContainerdError:
+            return None
+        return registry_from_cri(config or {}, str(settings.config_file))
+    return None
+
+
+def registry_from_cri(config: Mapping[str, object], file: str) -> RegistryFact | None:
+    """The registry settings in the CRI's verbose status; None where they are not there."""
+    registry, containerd = config.get("registry"), config.get("containerd")
+    if not isinstance(registry, dict) or "configPath" not in registry:
+        return None
+    discard = containerd.get("discardUnpackedLayers") if isinstance(containerd, dict) else None
+    return RegistryFact(
+        "containerd's CRI says so",
+        file,
+        CRI_PLUGIN,
+        str(registry["configPath"] or "") or None,
+        discard if isinstance(discard, bool) else None,
+        bool(registry.get("mirrors") or registry.get("configs")),
+    )
+
+
+def _from_file(settings: CheckSettings, version: str | None) -> RegistryFact:
+    numbers = parse_version(version or "")
+    file = str(settings.config_file)
+    try:
+        found = read_plugin_settings(settings.config_file, _read, _expand, numbers[0] if numbers else None)
+    except InvalidContainerdConfig as error:
+        return RegistryFact("", file, "", detail=str(error))
+    except OSError as error:
+        return RegistryFact("", file, "", detail=f"{settings.config_file}: {explain(error)}")
+    unread = f", without {', '.join(found.unread)}" if found.unread else ""
+    return RegistryFact(
+        f"{', '.join(found.files)}{unread}",
+        file,
+        found.section,
+        found.config_path,
+        found.discard_unpacked_layers,
+        found.mirrors,
+    )
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    with path.open("rb") as file:
+        return file.read(MAXIMUM_CONFIG_SIZE + 1)
+
+
+def _expand(pattern: str) -> list[str]:
+    return sorted(glob.glob(pattern))  # noqa: PTH207 the pattern is absolute and may have any number of stars
+
+
+def content_fact(path: Path | None) -> PlaceFact:
+    """Whether the blobs can be listed; a store that is new has none yet."""
+    if path is None:
+        return PlaceFact("", State.UNKNOWN, "where containerd keeps its content is not known")
+    state, detail = State.GOOD, ""
+    try:
+        entries = {entry.name for entry in path.iterdir()}
+        if entries and not entries & {"blobs", "ingest"}:
+            state, detail = State.OTHER, f"{path} is no content store: neither blobs nor ingest is there"
+        if "blobs" in entries:
+            next((path / "blobs").iterdir(), None)
+    except PermissionError:
+        state, detail = State.DENIED, f"no permission to read {path}"
+    except FileNotFoundError:
+        if _is_new(path):
+            detail = f"{path} is not there yet; containerd makes it for its first image"
+        else:
+            state, detail = State.MISSING, f"there is no {path}, as Peili sees it"
+    except OSError as error:
+        state, detail = State.OTHER, f"{path}: {explain(error)}"
+    return PlaceFact(str(path), state, detail)
+
+
+def _is_new(path: Path) -> bool:
+    """Whether containerd's root is here and its content store is not made yet (1.7 and newer make it late)."""
+    try:
+        return any(entry.name.startswith("io.containerd.") for entry in path.parent.iterdir())
+    except OSError:
+        return False
+
+
+def _targets(settings: CheckSettings) -> tuple[str, ...]:
+    targets = settings.mirror_targets
+    if not targets:
+        try:
+            backup = find_backup(settings.config_path.resolve())
+            targets = backup.record.targets if backup else ()
+        except (DamagedRecord, UnsafePath, OSError):
+            targets = ()
+    return tuple(same_host(url) for url in targets)
+
+
+def _hosts(config_path: Path) -> tuple[HostsFact, ...]:
+    root = config_path.resolve()
+    try:
+        names = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    except OSError:
+        return ()
+    known = [name for name in names if is_registry_directory(name)]
+    hides = [name for name in known if name != DEFAULT]
+    return tuple(
+        _host_file(root, name) for name in [*([DEFAULT] if DEFAULT in known else []), *hides][:MAXIMUM_DIRECTORIES]
+    )
+
+
+def _host_file(root: Path, name: str) -> HostsFact:
+    path = root / name / HOSTS_FILE
+    try:
+        content = read_inside(path, root, MAXIMUM_HOSTS_FILE_SIZE)
+        hosts = tuple(same_host(url) for url in parse_hosts(content).hosts) if content is not None else ()
+    except InvalidHostsFile as error:
+        return HostsFact(path, True, (), Problem(path, str(error), error.line))
+    except UnsafePath as error:
+        return HostsFact(path, True, (), Problem(path, str(error)))
+    except OSError as error:
+        return HostsFact(path, True, (), Problem(path, explain(error)))
+    return HostsFact(path, content is not None, hosts)
+
+
+async def _port(address: str | None, path: str, ours: frozenset[int]) -> PlaceFact | None:
+    """Whether Peili answers here, or nothing, or something else."""
+    if address is None:
+        return None
+    host, _, port = address.rpartition(":")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    answer = b""
+    with trio.move_on_after(CALL_SECONDS):
+        try:
+            async with await trio.open_tcp_stream(host, int(port)) as stream:
+                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+                while len(answer) < MAXIMUM_ANSWER and (part := await stream.receive_some(MAXIMUM_ANSWER)):
+                    answer += part
+        except ValueError:
+            return PlaceFact(address, State.OTHER, "it is not of the form host:port")
+        except (OSError, trio.BrokenResourceError) as error:
+            if _is_refused(error):
+                return PlaceFact(address, State.MISSING)
+            return PlaceFact(address, State.OTHER, f"no answer to HTTP ({error})")
+    return judge_answer(address, path, answer, ours)
+
+
+def _is_refused(error: BaseException) -> bool:
+    """open_tcp_stream wraps what the attempts at a host's addresses met."""
+    if isinstance(error, ConnectionRefusedError):
+        return True
+    cause = error.__cause__
+    inner = cause.exceptions if isinstance(cause, BaseExceptionGroup) else (cause,)
+    return all(isinstance(one, ConnectionRefusedError) for one in inner)
+
+
+def judge_answer(address: str, path: str, answer: bytes, ours: frozenset[int]) -> PlaceFact:
+    """What the first bytes of an HTTP answer mean."""
+    found = _STATUS.match(answer)
+    status = int(found[1]) if found else None
+    if status not in ours:
+        told = f"with {status}" if status else "in no HTTP" if answer else "nothing"
+        return PlaceFact(address, State.OTHER, f"another program has this port; it answers GET {path} {told}")
+    detail = "it is not ready yet; see its /readyz" if status == 503 else ""
+    return PlaceFact(address, State.GOOD, detail)

@@ -1,0 +1,269 @@
+"""What the facts about a node mean: findings that say what is wrong, where, and what to do. No I/O here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from peili.containerd.configure_settings import DEFAULT
+from peili.containerd.plugin_settings import CRI_PLUGIN, IMAGES_PLUGIN
+from peili.containerd.reports import Problem
+
+_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
+_OLDEST = (1, 6, 0)
+_ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::", "[::]"})
+
+
+class Level(StrEnum):
+    """How bad it is: `fail` keeps Peili from working on this node, `warn` costs something."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. `advice` is empty where nothing is to be done."""
+
+    name: str
+    level: Level
+    what: str
+    advice: str = ""
+
+
+class State(StrEnum):
+    """What was found at a path or a port."""
+
+    GOOD = "good"  # it answers; it can be read
+    MISSING = "missing"  # nothing there: no file, a free port
+    DENIED = "denied"  # there, but not for this process
+    OTHER = "other"  # something else is there
+    UNKNOWN = "unknown"  # could not be found out
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceFact:
+    """Something at a path or an address; `detail` is a sentence for the operator."""
+
+    where: str
+    state: State
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryFact:
+    """containerd's registry settings. `source` says who told, empty where nobody could. None: not set or not told.
+
+    `section` is the plugin under which config_path belongs; `file` is where it is to be written.
+    """
+
+    source: str
+    file: str
+    section: str
+    config_path: str | None = None
+    discard_unpacked_layers: bool | None = None
+    mirrors: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostsFact:
+    """One directory of the registry settings: its hosts in order, spelled as same_host does; so are targets."""
+
+    path: Path
+    exists: bool
+    hosts: tuple[str, ...] = ()
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the check wants to know about a node."""
+
+    socket: PlaceFact
+    version: str | None
+    registry: RegistryFact
+    configured_path: Path
+    content: PlaceFact
+    targets: tuple[str, ...]
+    hosts: Sequence[HostsFact] = ()
+    registry_port: PlaceFact | None = None
+    operations_port: PlaceFact | None = None
+    has_basic_auth: bool = False
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """What the facts mean, in the order in which an operator would look."""
+    version = parse_version(facts.version or "")
+    return [
+        _socket(facts.socket),
+        _version(facts.version, version),
+        _config_path(facts.registry, facts.configured_path, version),
+        _discard(facts.registry),
+        _content(facts.content),
+        *_hosts(facts.hosts, facts.targets, facts.configured_path),
+        *([_port("registry port", facts.registry_port)] if facts.registry_port else []),
+        *([_port("operations port", facts.operations_port)] if facts.operations_port else []),
+        *([_readers(facts.registry_port.where, facts.has_basic_auth)] if facts.registry_port else []),
+    ]
+
+
+def parse_version(text: str) -> tuple[int, int, int] | None:
+    """The numbers of containerd's version (`1.6.20~ds1`, `v2.1.0`), or None."""
+    found = _VERSION.match(text)
+    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
+
+
+def _socket(fact: PlaceFact) -> Finding:
+    name = "socket"
+    if fact.state is State.GOOD:
+        return Finding(name, Level.OK, f"containerd answers at {fact.where}")
+    return Finding(
+        name, Level.FAIL, fact.detail or f"containerd does not answer at {fact.where}", _socket_advice(fact)
+    )
+
+
+def _socket_advice(fact: PlaceFact) -> str:
+    if fact.state is State.DENIED:
+        return "run Peili as root, and in a pod look at its security context"
+    return "name the socket with --containerd-socket; in a pod mount it from the host"
+
+
+def _version(text: str | None, version: tuple[int, int, int] | None) -> Finding:
+    name = "version"
+    if version is None:
+        return Finding(name, Level.WARN, f"containerd's version is not known ({text or 'no answer'})")
+    what = f"containerd {text}"
+    if version < _OLDEST:
+        return Finding(name, Level.FAIL, f"{what} is too old", "update containerd to 1.6 or newer")
+    if version[0] > 2:
+        return Finding(name, Level.WARN, f"{what} is newer than any that Peili was tested with (1.6 to 2.x)")
+    if (2, 1, 0) <= version <= (2, 1, 2):
+        advice = "update to 2.1.5 or newer"
+        return Finding(name, Level.WARN, f"{what} asks for every layer with a range (bytes=0-)", advice)
+    if version < (2, 0, 7):
+        what += "; it ignores dial_timeout, so a mirror on an unreachable address holds a pull for up to 30 s"
+    return Finding(name, Level.OK, what)
+
+
+def _lines(section: str, path: Path) -> str:
+    return f'[plugins."{section}".registry]\n  config_path = "{path}"'
+
+
+def _config_path(fact: RegistryFact, wanted: Path, version: tuple[int, int, int] | None) -> Finding:
+    name = "config_path"
+    section = fact.section or (CRI_PLUGIN if version and version[0] < 2 else IMAGES_PLUGIN)
+    advice = f"put this into {fact.file} and restart containerd:\n{_lines(section, wanted)}"
+    if fact.mirrors:
+        advice += "\nand remove the tables registry.mirrors and registry.configs, which exclude config_path"
+    if not fact.source:
+        what = f"containerd's registry settings could not be read: {fact.detail or 'nobody told them'}"
+        return Finding(name, Level.WARN, what, f"see that {fact.file} says:\n{_lines(section, wanted)}")
+    if not fact.config_path:
+        return Finding(
+            name, Level.FAIL, f"registry config_path is not set ({fact.source}): no mirror is used", advice
+        )
+    paths = fact.config_path.split(":")
+    same = [path for path in paths if Path(path) == wanted]
+    if len(paths) > 1:
+        ignored = version is None or version >= (2, 1, 0)
+        level = Level.FAIL if ignored or not same else Level.WARN
+        consequence = (
+            "containerd 2.1 and newer then ignore every hosts.toml"
+            if ignored
+            else "the first that has the directory wins"
+        )
+        return Finding(
+            name, level, f"config_path names several directories ({fact.config_path}): {consequence}", advice
+        )
+    if not same:
+        what = f"containerd reads {fact.config_path}, but Peili writes {wanted}"
+        return Finding(
+            name, Level.FAIL, what, f"configure Peili with --containerd-config-path {fact.config_path}, or {advice}"
+        )
+    if fact.mirrors:
+        return Finding(name, Level.FAIL, "registry.mirrors or registry.configs is set beside config_path", advice)
+    return Finding(name, Level.OK, f"containerd reads {wanted} ({fact.source})")
+
+
+def _discard(fact: RegistryFact) -> Finding:
+    name = "discard_unpacked_layers"
+    if fact.discard_unpacked_layers is None:
+        told = "is not set, which keeps layers" if fact.source else "is not known"
+        return Finding(name, Level.OK if fact.source else Level.WARN, f"discard_unpacked_layers {told}")
+    if not fact.discard_unpacked_layers:
+        return Finding(name, Level.OK, "containerd keeps the layers that it has unpacked")
+    what = "discard_unpacked_layers is true: containerd throws layers away, so this node offers none to its peers"
+    return Finding(
+        name, Level.WARN, what, f"set discard_unpacked_layers = false in {fact.file} and restart containerd"
+    )
+
+
+def _content(fact: PlaceFact) -> Finding:
+    name = "content"
+    if fact.state is State.GOOD:
+        return Finding(name, Level.OK, fact.detail or f"the content store at {fact.where} can be read")
+    advice = {
+        State.DENIED: "run Peili as uid 0 (containerd's directory is 0700); no capability is needed",
+        State.MISSING: "mount containerd's content directory at the same path, or name --containerd-content-path",
+        State.OTHER: "name io.containerd.content.v1.content with --containerd-content-path",
+        State.UNKNOWN: "name it with --containerd-content-path",
+    }[fact.state]
+    level = Level.WARN if fact.state is State.UNKNOWN else Level.FAIL
+    return Finding(name, level, fact.detail or f"the content store at {fact.where} cannot be read", advice)
+
+
+def _hosts(facts: Sequence[HostsFact], targets: tuple[str, ...], root: Path) -> list[Finding]:
+    """Where `_default` asks Peili, every registry is meant to; otherwise the ones that do were named."""
+    name, advice = "hosts.toml", "run `peili configure`"
+    asking = [fact for fact in facts if set(fact.hosts) & set(targets)]
+    found = [_broken(name, fact.problem) for fact in facts if fact.problem is not None]
+    if not asking:
+        return [*found, Finding(name, Level.FAIL, f"no hosts.toml in {root} asks Peili", advice)]
+    everything = any(fact.path.parent.name == DEFAULT for fact in asking)
+    return found + [
+        _hosts_file(name, fact, targets, advice)
+        for fact in facts
+        if fact.problem is None and (everything or fact in asking)
+    ]
+
+
+def _broken(name: str, problem: Problem) -> Finding:
+    repair = "repair it, containerd ignores it as it is; then run `peili configure`"
+    return Finding(name, Level.FAIL, str(problem), repair)
+
+
+def _hosts_file(name: str, fact: HostsFact, targets: tuple[str, ...], advice: str) -> Finding:
+    if not fact.exists:
+        return Finding(name, Level.WARN, f"{fact.path.parent} has no hosts.toml and hides {DEFAULT}", advice)
+    if fact.hosts and fact.hosts[0] in targets:
+        return Finding(name, Level.OK, f"{fact.path} asks Peili first")
+    if set(targets) & set(fact.hosts):
+        return Finding(name, Level.WARN, f"{fact.path} asks {fact.hosts[0]} before Peili", advice)
+    return Finding(name, Level.WARN, f"{fact.path} does not ask Peili and hides {DEFAULT}", advice)
+
+
+def _port(name: str, fact: PlaceFact) -> Finding:
+    if fact.state is State.GOOD and fact.detail:
+        return Finding(name, Level.WARN, f"Peili answers at {fact.where}, but {fact.detail}")
+    if fact.state is State.GOOD:
+        return Finding(name, Level.OK, f"Peili answers at {fact.where}")
+    if fact.state is State.MISSING:
+        return Finding(name, Level.OK, f"{fact.where} is free: Peili does not run here yet")
+    what = f"{fact.where}: {fact.detail or 'no answer'}"
+    return Finding(name, Level.FAIL, what, "stop what has the port, or choose another one for Peili")
+
+
+def _readers(address: str, has_basic_auth: bool) -> Finding:
+    name = "access"
+    if has_basic_auth:
+        return Finding(name, Level.OK, "basic authentication is on: only who knows the password can read images")
+    host = address.rpartition(":")[0]
+    who = "everyone who reaches this node" if host in _ALL_ADDRESSES else f"everyone who reaches {host}"
+    what = f"no basic authentication: {who} at {address} can read every image on it, private ones too"
+    advice = "use --basic-auth-file, or a network policy that lets only nodes in"
+    return Finding(name, Level.WARN, what, advice)
