@@ -8,7 +8,6 @@ can never overwrite newer news: what happens during a walk is looked at after it
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from pathlib import Path
 
 import trio
@@ -160,12 +159,13 @@ class Session:
 
     async def _read(self) -> None:
         while unread := self._index.unread():
-            batch = unread[:READ_BATCH]
-            for item, result in await trio.to_thread.run_sync(partial(read_manifests, self._root, batch)):
-                if isinstance(result, NotInStore):
-                    self._index.remove(item.digest)
-                else:
-                    self._index.learn(item.digest, result)
+            for start in range(0, len(unread), READ_BATCH):
+                batch = unread[start : start + READ_BATCH]
+                for item, result in await trio.to_thread.run_sync(read_manifests, self._root, batch):
+                    if isinstance(result, NotInStore):
+                        self._index.remove(item.digest)
+                    else:
+                        self._index.learn(item.digest, result)
 
 
 def image_target(image: ImageRecord) -> Descriptor | None:
