@@ -80,10 +80,12 @@ class Cluster:
             await running.router.run(task_status)
         running.ended.set()
 
-    async def start_host(self, handlers: dict[str, Any], **more: Any) -> tuple[Host, int]:
+    async def start_host(
+        self, handlers: dict[str, Any], *, port: int = 0, identity: Identity | None = None, **more: Any
+    ) -> tuple[Host, int]:
         """A peer of the test's own making."""
-        listeners = await trio.open_tcp_listeners(0, host=LOOPBACK)
-        host = Host(Identity.generate(), agent_version="stranger", **more)
+        listeners = await trio.open_tcp_listeners(port, host=LOOPBACK)
+        host = Host(identity or Identity.generate(), agent_version="stranger", **more)
         for protocol, handler in handlers.items():
             host.set_handler(protocol, handler)
 

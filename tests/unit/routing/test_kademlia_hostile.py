@@ -16,6 +16,7 @@ from peili.libp2p.host import Stream, StreamError
 from peili.libp2p.identity import Identity
 from peili.libp2p.multiaddr import Multiaddr
 from peili.oci.key import Key
+from peili.routing.kademlia.links import PeerFailed
 from tests.fakes.routers import LOOPBACK, Cluster, find, port_of, until
 
 KEY = Key("sha256:" + "cd" * 32)
@@ -243,3 +244,31 @@ async def test_withdrawals_concern_the_sender_alone(cluster: Cluster) -> None:
             await stream.write_frame(message)
             assert await stream.read_frame(100) is not None
     assert [provider.port for provider in await find(a.router, KEY)] == [5001]
+
+
+async def test_a_dial_that_its_caller_gave_up_says_nothing_about_the_address(cluster: Cluster) -> None:
+    a, identity = await cluster.start(5000), Identity.generate()
+    silent = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    port = silent[0].socket.getsockname()[1]
+    contact = Contact(identity.peer_id.to_bytes(), (address(port),))
+    with trio.move_on_after(0.02) as left_early:
+        await a.router._links.reach(contact)
+    assert left_early.cancelled_caught
+    await silent[0].aclose()
+    await cluster.start_host({}, port=port, identity=identity)
+    link = await a.router._links.reach(contact)
+    assert link.id == contact.id
+
+
+async def test_an_address_that_failed_is_left_alone_for_a_while(cluster: Cluster) -> None:
+    a = await cluster.start(5000)
+    nobody = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    port = nobody[0].socket.getsockname()[1]
+    await nobody[0].aclose()
+    contact = Contact(someone(), (address(port),))
+    with pytest.raises(PeerFailed, match=str(port)):
+        await a.router._links.reach(contact)
+    with pytest.raises(PeerFailed, match="no address to dial"):
+        await a.router._links.reach(contact)
+    with pytest.raises(PeerFailed, match=str(port)):
+        await a.router._links.reach(contact, insist=True)

@@ -11,13 +11,14 @@ import trio
 from peili.kademlia.contact import Contact
 from peili.kademlia.message import MAX_ANSWER_SIZE
 from peili.kademlia.own_message import MAX_SIZE
-from peili.libp2p.host import Connection, Host, Identify, Libp2pError
+from peili.libp2p.host import Connection, DialError, Host, Identify, Libp2pError
 from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
 from peili.libp2p.peer_id import InvalidPeerId, PeerId
 from peili.routing.kademlia.exchange import StreamPool
 from peili.routing.kademlia.settings import KademliaSettings
 
 DIAL_TIMEOUT: Final = 1.0  # seconds, for all addresses of a peer
+REACH_TIMEOUT: Final = 1.25  # seconds, with the identify after a dial
 IDENTIFY_TIMEOUT: Final = 5.0  # seconds from the handshake on
 PARALLEL_DIALS: Final = 32
 DIALED_ADDRESSES: Final = 3  # of one peer in one attempt
@@ -141,11 +142,11 @@ class Links:
         Addresses that failed lately are skipped, unless `insist`.
         """
         try:
-            with trio.fail_after(DIAL_TIMEOUT):
+            with trio.fail_after(REACH_TIMEOUT):
                 link = self.get(contact.id) or await self._dial(contact, insist=insist)
                 await link.greeted.wait()
         except trio.TooSlowError as error:
-            raise PeerFailed(f"no connection within {DIAL_TIMEOUT:g} s") from error
+            raise PeerFailed(f"not connected and identified within {REACH_TIMEOUT:g} s") from error
         if link.identify is None:
             raise PeerFailed("the peer does not identify itself")
         return link
@@ -167,10 +168,11 @@ class Links:
 
     async def _connect(self, peer_id: bytes, address: Multiaddr, timeout: float) -> Connection:
         assert address.port is not None
-        self._remember_failure(peer_id, address)  # also where we are cancelled while it does not answer
-        connection = await self._host.connect(address.host, address.port, PeerId(peer_id), max(timeout, 0.01))
-        self._unreachable.pop((peer_id, address), None)
-        return connection
+        try:
+            return await self._host.connect(address.host, address.port, PeerId(peer_id), max(timeout, 0.01))
+        except DialError:  # a caller that leaves says nothing about the address
+            self._remember_failure(peer_id, address)
+            raise
 
     def _remember_failure(self, peer_id: bytes, address: Multiaddr) -> None:
         self._unreachable.pop((peer_id, address), None)
