@@ -195,6 +195,14 @@ class Layout:
         partial.rename(path)
         return digest
 
+    def names(self) -> list[str]:
+        """The images' names."""
+        return list(self._images)
+
+    def blobs(self) -> list[Path]:
+        """The files of the blobs."""
+        return list((self.directory / "blobs").glob("*/*"))
+
     def remove(self, name: str) -> None:
         """Take the name away; the blobs stay."""
         del self._images[name]

@@ -22,7 +22,7 @@ from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.reference import Reference
 from peili.store.files import open_blob
-from peili.store.index import Evidence, StoreIndex
+from peili.store.index import Evidence, StoreIndex, Unread
 from peili.store.inotify import CannotWatch, Event, Mask, Watcher, open_watcher
 from peili.store.layout_files import (
     Found,
@@ -219,13 +219,17 @@ class LayoutStore:
     async def _settle(self) -> None:
         """Read the manifests that came, which may name others, and offer what is complete."""
         while unread := self._index.unread():
-            batch = [(item, self._path(item.digest)) for item in unread[:READ_BATCH]]
-            for item, result in await self._in_thread(read_manifests, batch):
-                if isinstance(result, NotInStore):
-                    self._index.remove(item.digest)
-                else:
-                    self._index.learn(item.digest, result)
+            for start in range(0, len(unread), READ_BATCH):
+                await self._read_batch(unread[start : start + READ_BATCH])
         self._index.publish()
+
+    async def _read_batch(self, unread: Sequence[Unread]) -> None:
+        batch = [(item, self._path(item.digest)) for item in unread]
+        for item, result in await self._in_thread(read_manifests, batch):
+            if isinstance(result, NotInStore):
+                self._index.remove(item.digest)
+            else:
+                self._index.learn(item.digest, result)
 
     def _doubt(self, descriptor: Descriptor) -> None:
         """A blob could not be opened: if it is gone, take it back at once, without waiting for an event."""

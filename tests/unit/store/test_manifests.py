@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -116,6 +117,17 @@ def of_children(name: str, count: int) -> bytes:
 def test_anything_else_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidManifest):
         parse_manifest(content)
+
+
+def test_a_bomb_of_values_is_refused_before_it_is_built() -> None:
+    content = b'{"manifests":[],"x":[' + b"[]," * 400_000 + b"[]]}"
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidManifest, match="values"):
+            parse_manifest(content)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_as_many_children_as_are_allowed_parse() -> None:
