@@ -159,6 +159,15 @@ def test_replacing_keeps_what_concerns_the_server() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "value", ['"""a""""', "'''a''''", '"a\\\\"', "'a\\'", '"""\\""""', "[ # [\n']', \n]", '{ a = "}" }']
+)
+def test_values_with_quotes_and_brackets_end_where_they_end(value: str) -> None:
+    text = f"x = {value}\n[host.a]\n"
+    assert hosts(merged(text)) == [OURS, "a"]
+    assert merged(text).startswith(f"x = {value}\n\n{BEGIN}\n")
+
+
 def test_windows_line_ends_and_a_missing_last_one() -> None:
     after = merged('server = "https://r"\r\n[host.a]\r\nca = "b"')
     assert hosts(after) == [OURS, "a"]
