@@ -156,6 +156,8 @@ class Server:
     async def _serve(self, connection: Connection, client: SocketAddress) -> None:
         try:
             await connection.serve()
+        except Exception:  # noqa: BLE001 - a mistake of ours in one connection must not end the others
+            _log.exception("a connection from %s failed", client)
         finally:
             self._connections.discard(connection)
             self._clients[client.host] -= 1

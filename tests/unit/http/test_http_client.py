@@ -128,11 +128,18 @@ async def test_a_kept_connection_that_ended_or_spoke_is_not_used() -> None:
         await answers(ok)(sock)
         await send(sock, b"by the way")
 
-    async with a_peer(answers(ok, close=True), speak_up, answers(ok)) as address:
-        for _ in range(3):
+    async def reset(sock: trio.socket.SocketType) -> None:
+        await answers(ok)(sock)
+        await wait_all_tasks_blocked()  # the client has read it
+        reset_on_close(sock)
+        sock.close()
+
+    async with a_peer(answers(ok, close=True), speak_up, reset, answers(ok)) as address:
+        for _ in range(4):
             assert await body(client, address) == b"ok"
-            await wait_all_tasks_blocked()
-        assert client.statistics().connected == 3
+            await wait_all_tasks_blocked(0.001)
+        statistics = client.statistics()
+        assert (statistics.connected, statistics.reused, statistics.retried) == (4, 0, 0)
         await client.aclose()
 
 

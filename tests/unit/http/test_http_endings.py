@@ -54,9 +54,10 @@ async def test_a_cancelled_server_ends_its_answers_with_fin() -> None:
 
     async with serving(hang) as served:
         client = await connect(served.address)
-        await send(client, 100 * GET)
+        await send(client, GET)
         await read_head(client)
         await read_exactly(client, 5)
+        await send(client, 1000 * GET)  # nobody reads this before the end
         served.scope.cancel()
         with trio.CancelScope(shield=True):
             await wait_all_tasks_blocked()
@@ -212,6 +213,24 @@ async def test_a_drain_ends_what_is_not_done_within_the_grace(mock_clock: MockCl
         mock_clock.jump(0.2)
         assert await read_to_end(client) == b""
     assert served.server.statistics().in_flight == 0
+
+
+async def test_a_mistake_in_one_connection_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(exchange: Exchange) -> bool:
+        raise KeyError("a mistake")
+
+    async with serving(hello) as served:
+        with monkeypatch.context() as patched:
+            patched.setattr(Exchange, "finish", broken)
+            client = await connect(served.address)
+            await send(client, GET)
+            assert (await read_to_end(client)).endswith(b"hello")
+        client = await connect(served.address)
+        await send(client, GET)
+        assert (await read_head(client)).startswith(b"HTTP/1.1 200 ")
+    assert "a connection from 127.0.0.1" in caplog.text
 
 
 async def test_a_server_that_never_ran_is_drained_at_once() -> None:

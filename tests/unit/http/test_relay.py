@@ -46,6 +46,10 @@ class Line:
         return Sink(self.sink_end, length, write_timeout=write_timeout, pool=self.pool)
 
 
+def low_water(line: Line) -> int:
+    return line.source_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
 @asynccontextmanager
 async def a_line(pipes: int = 4) -> AsyncIterator[Line]:
     peer, source_end = await tcp_pair()
@@ -161,7 +165,7 @@ async def test_a_source_that_gives_nothing_more_is_stalled_at_an_exact_byte(mock
             for _ in range(101):
                 await wait_all_tasks_blocked(0.0005)
                 mock_clock.jump(0.1)
-        assert line.source_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == 1
+        assert low_water(line) == 1
         assert not source.failed
 
 
@@ -200,10 +204,31 @@ async def test_bytes_are_not_kept_back_for_longer_than_the_patience(mock_clock: 
             nursery.start_soon(send, line.peer, bytes(600_000))
             await read_exactly(line.reader, 600_000)
             await wait_all_tasks_blocked()
+            assert low_water(line) > 1000
             await send(line.peer, b"late")
             mock_clock.jump(0.1)
             assert await read_exactly(line.reader, 4) == b"late"
+            await wait_all_tasks_blocked()
+            assert low_water(line) == 1
             nursery.cancel_scope.cancel()
+
+
+async def test_the_low_water_mark_never_exceeds_what_is_wanted_and_is_put_back(mock_clock: MockClock) -> None:
+    async with a_line() as line:
+        source, sink = line.source(MEGABYTE), line.sink(MEGABYTE)
+        async with trio.open_nursery() as nursery:
+
+            async def relay() -> None:
+                await sink.relay(source, 600_000, stall_timeout=60)
+
+            nursery.start_soon(relay)
+            nursery.start_soon(send, line.peer, bytes(599_000))
+            await read_exactly(line.reader, 599_000)
+            await wait_all_tasks_blocked()
+            assert low_water(line) == 1000
+            await send(line.peer, bytes(1000))  # wakes it without any time passing
+        assert low_water(line) == 1
+        assert source.remaining == sink.remaining == MEGABYTE - 600_000
 
 
 async def test_a_slow_reader_does_not_make_its_source_look_stalled(mock_clock: MockClock) -> None:
