@@ -10,7 +10,8 @@ from typing import Any
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from peili.libp2p.host import Host
+from peili.kademlia.message import Message, decode, encode
+from peili.libp2p.host import Host, Stream
 from peili.libp2p.identity import Identity
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, Source, StaticSource
@@ -28,6 +29,14 @@ def port_of(router: KademliaRouter) -> int:
 async def find(router: KademliaRouter, key: Key) -> list[Provider]:
     async with router.find_providers(key) as providers:
         return [provider async for provider in providers]
+
+
+async def ask(stream: Stream, message: Message) -> Message:
+    """One question on a stream of the test's own."""
+    await stream.write_frame(encode(message))
+    answer = await stream.read_frame(1_000_000)
+    assert answer is not None
+    return decode(answer)
 
 
 async def until(condition: Callable[[], bool]) -> None:

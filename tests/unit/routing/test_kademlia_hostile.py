@@ -17,7 +17,7 @@ from peili.libp2p.identity import Identity
 from peili.libp2p.multiaddr import Multiaddr
 from peili.oci.key import Key
 from peili.routing.kademlia.links import PeerFailed
-from tests.fakes.routers import LOOPBACK, Cluster, find, port_of, until
+from tests.fakes.routers import LOOPBACK, Cluster, ask, find, port_of, until
 
 KEY = Key("sha256:" + "cd" * 32)
 KAD, OWN = "/peili/kad/1.0.0", "/peili/peili/1.0.0"
@@ -31,9 +31,13 @@ class Stranger:
         self.providers: tuple[Contact, ...] = ()
         self.closer: tuple[Contact, ...] = ()
         self.silent: Callable[[Message], bool] = lambda message: False
+        self.requests_of_stream = 1_000_000
 
     async def serve(self, stream: Stream) -> None:
-        while (frame := await stream.read_frame(65536)) is not None:
+        for _ in range(self.requests_of_stream):
+            frame = await stream.read_frame(65536)
+            if frame is None:
+                return
             request = decode(frame)
             self.heard.append(request)
             if self.silent(request):
@@ -58,13 +62,6 @@ def someone() -> bytes:
 def add_provider(peer_id: bytes, *addresses: bytes) -> bytes:
     contact = Contact(peer_id, addresses, 80, "zone")
     return encode(Message(MessageType.ADD_PROVIDER, kad_key(key_digest(KEY)), provider_peers=(contact,)))
-
-
-async def ask(stream: Stream, message: Message) -> Message:
-    await stream.write_frame(encode(message))
-    answer = await stream.read_frame(1_000_000)
-    assert answer is not None
-    return decode(answer)
 
 
 async def test_a_named_address_that_is_no_peer_is_never_yielded(cluster: Cluster) -> None:
@@ -178,12 +175,6 @@ async def test_any_key_may_be_asked_for(cluster: Cluster) -> None:
 
 async def test_peers_of_another_kind_get_plain_records_and_no_other_word(cluster: Cluster) -> None:
     a, stranger = await cluster.start(5000), Stranger()
-    own_streams = 0
-
-    async def own(stream: Stream) -> None:
-        nonlocal own_streams
-        own_streams += 1
-
     host, _ = await cluster.start_host({KAD: stranger.serve})
     await host.connect(LOOPBACK, port_of(a.router), None, 5)
     await a.router.provide([KEY, Key("docker.io/library/alpine:3")])
@@ -193,10 +184,39 @@ async def test_peers_of_another_kind_get_plain_records_and_no_other_word(cluster
     (contact,) = record.provider_peers
     assert contact.id == a.router._knowledge.own_id
     assert contact.addresses == (address(port_of(a.router)),)
-    count = len(stranger.heard)
-    await a.router.stop_providing([KEY])
+    count, third = len(stranger.told()), Key("sha256:" + "33" * 32)
+    await a.router.stop_providing([KEY])  # not a word of it to this peer,
+    await a.router.provide([third])  # which would have come before this one
+    await until(lambda: kad_key(key_digest(third)) in stranger.told())
     await a.stop()
-    assert [message.type for message in stranger.heard[count:]] == []
+    assert kad_key(key_digest(KEY)) not in stranger.told()[count:]
+
+
+async def test_a_stream_that_the_peer_closed_is_replaced_by_a_new_one(cluster: Cluster) -> None:
+    """Others close a stream that was idle for a minute."""
+    a, stranger = await cluster.start(5000), Stranger()
+    stranger.requests_of_stream = 1
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    good, good_port = await cluster.start_host({}, registry_port=99)
+    stranger.providers = (Contact(good.peer_id.to_bytes(), (address(good_port),)),)
+    for _ in range(3):
+        assert [provider.port for provider in await find(a.router, KEY)] == [99]
+
+
+async def test_hearsay_makes_nobody_suspect(cluster: Cluster) -> None:
+    a, stranger = await cluster.start(5000), Stranger()
+    nobody = await trio.open_tcp_listeners(0, host=LOOPBACK)
+    port = nobody[0].socket.getsockname()[1]
+    await nobody[0].aclose()
+    named = someone()
+    stranger.closer = stranger.providers = (Contact(named, (address(port),)),)
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    assert await find(a.router, KEY) == []
+    assert not a.router._knowledge.table.is_suspect(named, trio.current_time())
 
 
 async def test_many_keys_go_in_one_message_to_peers_of_our_kind(cluster: Cluster) -> None:

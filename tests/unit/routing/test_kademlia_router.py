@@ -9,10 +9,11 @@ import pytest
 import trio
 
 from peili.kademlia.keyspace import kad_key, key_digest, position
+from peili.kademlia.message import Message, MessageType
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
-from tests.fakes.routers import LOOPBACK, Cluster, find, port_of, until
+from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
 KEY = Key("sha256:" + "ab" * 32)
 OTHER = Key("docker.io/library/alpine:3")
@@ -73,20 +74,44 @@ async def test_a_node_that_stops_says_goodbye(cluster: Cluster) -> None:
         assert await ports(running.router) == set()
 
 
+async def kill(running: Running) -> None:
+    """End a router as a crash does, without a goodbye."""
+
+    async def nothing() -> None:
+        pass
+
+    running.router._say_goodbye = nothing  # type: ignore[method-assign]
+    await running.stop()
+
+
 async def test_a_killed_node_leaves_the_candidates_with_its_connection(cluster: Cluster) -> None:
     a, b, c = [await cluster.start(5000 + n) for n in range(3)]
     await c.router.provide([KEY])
-    for running in (a, b):
-        await until_found(running.router, {5002})
-
-    async def no_goodbye() -> None:
-        pass
-
-    c.router._say_goodbye = no_goodbye  # type: ignore[method-assign]
-    await c.stop()
+    await until(lambda: all(running.router.statistics().records == 1 for running in (a, b)))
+    await kill(c)
+    host, _ = await cluster.start_host({})
     with trio.fail_after(0.5):
         for running in (a, b):
-            await until_found(running.router, set())
+            assert await ports(running.router) == set()
+            connection = await host.connect(LOOPBACK, port_of(running.router), None, 5)
+            async with await connection.open_stream("/peili/kad/1.0.0") as stream:
+                answer = await ask(stream, Message(MessageType.GET_PROVIDERS, kad_key(key_digest(KEY))))
+                assert answer.provider_peers == ()
+
+
+async def test_a_killed_node_that_comes_back_is_believed_only_what_it_says_now(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    a = await cluster.start(5000)
+    b = await cluster.start(5001, identity_directory=tmp_path)
+    await b.router.provide([KEY])
+    await until(lambda: a.router.statistics().records == 1)
+    await kill(b)
+    again = await cluster.start(5001, identity_directory=tmp_path)
+    await again.router.provide([OTHER])
+    await until(lambda: a.router.statistics().records == 2)  # the old one is void, and swept later
+    assert await ports(a.router, OTHER) == {5001}
+    assert await ports(a.router) == set()
 
 
 async def test_a_node_that_restarts_with_its_identity_is_found_with_what_it_has_now(
