@@ -7,6 +7,7 @@ nodes are black holes: a request to them ends with its timeout. Liars answer, wi
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -28,6 +29,7 @@ T = TypeVar("T")
 
 ROUND_TRIP = 0.001  # seconds
 TICK = 5.0  # seconds between a node's housekeeping
+INVENTIONS = 50_000  # peers that liars may name
 JOIN_LOOKUPS_APART = 0.05  # seconds
 
 
@@ -52,7 +54,8 @@ class Scenario:
     churn: float = 0.10  # die without goodbye, and as many join, per 15 minutes
     settle: float = 60.0  # seconds before faults begin
     measured: float = 900.0  # seconds with faults
-    lookups: int = 10_000  # spread over the measured time
+    lookups: int = 10_000  # of live content, spread over the measured time
+    misses: int = 1_000  # lookups of what nobody has
 
 
 @dataclass
@@ -64,12 +67,13 @@ class Result:
     times: list[float] = field(default_factory=list)
     requests: list[int] = field(default_factory=list)
     hops: list[int] = field(default_factory=list)
+    misses: list[float] = field(default_factory=list)  # until a lookup of what nobody has ended
     load: list[float] = field(default_factory=list)  # messages a second handled by each node that served throughout
     messages: int = 0
 
-    def percentile(self, share: float) -> float:
-        ordered = sorted(self.times)
-        return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+    def percentile(self, share: float, times: list[float] | None = None) -> float:
+        ordered = sorted(self.times if times is None else times)
+        return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
     @property
     def success(self) -> float:
@@ -82,12 +86,20 @@ class Result:
 
     def __str__(self) -> str:
         return (
-            f"{self.found}/{self.lookups} lookups found a live provider ({self.success:.4%}); first one p50 "
-            f"{self.percentile(0.5) * 1e3:.1f} ms, p99 {self.percentile(0.99) * 1e3:.1f} ms, p99.9 "
-            f"{self.percentile(0.999) * 1e3:.1f} ms, max {max(self.times) * 1e3:.1f} ms; {mean(self.requests):.1f} "
-            f"requests and {mean(self.hops):.2f} hops each; load {mean(self.load):.2f} messages/s, busiest "
-            f"{self.load_ratio:.2f} times the mean; {self.messages} messages"
+            f"{self.found}/{self.lookups} lookups found a live provider ({self.success:.4%}); "
+            f"first one {self._spread(self.times)}; misses {self._spread(self.misses)}; "
+            f"{_mean(self.requests):.1f} requests and {_mean(self.hops):.2f} hops each; "
+            f"load {_mean(self.load):.2f} messages/s, busiest {self.load_ratio:.2f} times the mean; "
+            f"{self.messages} messages"
         )
+
+    def _spread(self, times: list[float]) -> str:
+        p50, p99, p999, most = (self.percentile(share, times) * 1e3 for share in (0.5, 0.99, 0.999, 1.0))
+        return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, p99.9 {p999:.1f} ms, max {most:.1f} ms"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return mean(values) if values else 0.0
 
 
 class Node:
@@ -289,6 +301,7 @@ class Network:
         self.pool = [self.random.randbytes(32) for _ in range(scenario.keys)]
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
+        self._inventions: list[tuple[int, bytes]] = []
 
     def at(self, delay: float, action: Callable[[], object]) -> None:
         heapq.heappush(self._events, (self.now + max(delay, 0.0), next(self._number), action))
@@ -331,9 +344,14 @@ class Network:
         self.at(back, lambda: None if sender.gone else done(answer))
 
     def invented(self, target: int) -> list[Contact]:
-        """Twenty peers that do not exist; ids cannot be chosen freely, so these are the nearest of many tries."""
-        tries = sorted((self.random.randbytes(38) for _ in range(200)), key=lambda raw: position(raw) ^ target)
-        return [Contact(raw, (b"nowhere",)) for raw in tries[:20]]
+        """Twenty peers that do not exist, from a stock of so many that they are nearer than anybody real."""
+        if not self._inventions:
+            stock = (self.random.randbytes(38) for _ in range(INVENTIONS))
+            self._inventions = sorted((position(raw), raw) for raw in stock)
+        at = bisect_left(self._inventions, (target, b""))
+        around = self._inventions[max(at - 20, 0) : at + 20]
+        around.sort(key=lambda pair: pair[0] ^ target)
+        return [Contact(raw, (b"nowhere",)) for _, raw in around[:20]]
 
     # The story
 
@@ -375,6 +393,12 @@ class Network:
         if key in searcher.keys:
             return
         self._measure(searcher, key)
+
+    def miss(self) -> None:
+        """A random node looks for what nobody has."""
+        searcher, started = self.random.choice(self.honest()), self.now
+        target = digest_position(self.random.randbytes(32))
+        searcher.look_up(target, lambda _: self.result.misses.append(self.now - started), b"unknown")
 
     def _measure(self, searcher: Node, key: bytes) -> None:
         result, started = self.result, self.now
@@ -419,6 +443,8 @@ def simulate(scenario: Scenario) -> Result:
         network.at(random.uniform(0, scenario.measured), network.replace)
     for _ in range(scenario.lookups):
         network.at(random.uniform(0, scenario.measured), network.find)
+    for _ in range(scenario.misses):
+        network.at(random.uniform(0, scenario.measured), network.miss)
     counted = {node.id: node.handled for node in network.honest()}
     before = network.messages
     network.run_until(end)

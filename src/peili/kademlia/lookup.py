@@ -11,9 +11,9 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
+from peili.kademlia.candidate import MAX_SOURCES, Candidate, Source, State, is_unproven
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import position
 
@@ -68,37 +68,6 @@ class Done:
 Step = Ask | Wait | Done
 
 
-class _State(Enum):
-    UNASKED = auto()
-    ASKED = auto()
-    ANSWERED = auto()
-    FAILED = auto()
-
-
-class _Source:
-    """Whose word this is. `score`: of the peers that only it named, those that answered minus those that failed."""
-
-    __slots__ = ("score",)
-
-    def __init__(self) -> None:
-        self.score = 0
-
-
-class _Candidate:
-    """One peer met in a lookup."""
-
-    __slots__ = ("asked_at", "contact", "distance", "hops", "source", "state", "suspect")
-
-    def __init__(self, contact: Contact, distance: int, source: _Source | None, hops: int, suspect: bool) -> None:
-        self.contact = contact
-        self.distance = distance
-        self.source = source  # None: our own table, or several
-        self.hops = hops
-        self.suspect = suspect
-        self.state = _State.UNASKED
-        self.asked_at = 0.0
-
-
 class Lookup:
     """One lookup for a position. Seeds are `RoutingTable.seeds(target)`.
 
@@ -121,9 +90,9 @@ class Lookup:
         self._settings = settings or LookupSettings()
         self._needed = self._settings.enough_answers if sees_everybody else self._settings.k
         self._is_suspect = is_suspect
-        self._candidates: dict[bytes, _Candidate] = {}
-        self._order: list[_Candidate] = []  # nearest first
-        self._in_flight: dict[bytes, _Candidate] = {}
+        self._candidates: dict[bytes, Candidate] = {}
+        self._order: list[Candidate] = []  # nearest first
+        self._in_flight: dict[bytes, Candidate] = {}
         self._providers: dict[bytes, Contact] = {}
         self._stopped = False
         self._answers = 0
@@ -146,7 +115,7 @@ class Lookup:
         chosen = self._choose(wanted, now)
         if chosen:
             for candidate in chosen:
-                candidate.state, candidate.asked_at = _State.ASKED, now
+                candidate.state, candidate.asked_at = State.ASKED, now
                 self._in_flight[candidate.contact.id] = candidate
             self.asked += len(chosen)
             return Ask(tuple(candidate.contact for candidate in chosen))
@@ -154,59 +123,58 @@ class Lookup:
             return Done()
         return Wait(min(self._next_change(candidate, now) for candidate in self._in_flight.values()))
 
-    def _nearest(self, now: float) -> tuple[list[_Candidate], bool]:
+    def _nearest(self, now: float) -> tuple[list[Candidate], bool]:
         """Whom to ask of the nearest that count, and whether an answer of theirs is still missing.
 
         Failed, slow and doubtful peers are passed over, so that the next nearest takes their place, and so are
         those beyond the first two on one unproven peer's word: as good as disjoint paths against a liar who names
         twenty invented peers, and it costs nothing.
         """
-        wanted: list[_Candidate] = []
-        unproven: list[_Source] = []
+        wanted: list[Candidate] = []
+        unproven: list[Source] = []
         counted = answered = 0
         for candidate in self._order:
             if counted >= self._needed:
                 break
-            if candidate.state is _State.ANSWERED:
+            if candidate.state is State.ANSWERED:
                 answered += 1
             elif not self._is_hopeful(candidate, now):
                 continue
-            elif candidate.source is not None and candidate.source.score <= 0:
-                if unproven.count(candidate.source) >= self._settings.from_one_source:
+            elif is_unproven(candidate.sources):
+                source = min(candidate.sources, key=unproven.count)
+                if unproven.count(source) >= self._settings.from_one_source:
                     continue
-                unproven.append(candidate.source)
-            if candidate.state is _State.UNASKED:
+                unproven.append(source)
+            if candidate.state is State.UNASKED:
                 wanted.append(candidate)
             counted += 1
         if not wanted and self._answers < self._settings.enough_answers and not self._quick(now):
-            wanted = [c for c in self._order if c.state is _State.UNASKED]  # the last resorts
+            wanted = [c for c in self._order if c.state is State.UNASKED]  # the last resorts
         return wanted, answered < self._needed
 
-    def _choose(self, wanted: list[_Candidate], now: float) -> list[_Candidate]:
+    def _choose(self, wanted: list[Candidate], now: float) -> list[Candidate]:
         """The nearest of those wanted, as many as alpha and the other limits allow."""
         settings = self._settings
         in_flight = min(settings.alpha - len(self._quick(now)), settings.most_in_flight - len(self._in_flight))
         return wanted[: max(0, min(in_flight, MAX_ASKED - self.asked))]
 
-    def _quick(self, now: float) -> list[_Candidate]:
+    def _quick(self, now: float) -> list[Candidate]:
         return [candidate for candidate in self._in_flight.values() if not self._is_slow(candidate, now)]
 
-    def _is_slow(self, candidate: _Candidate, now: float) -> bool:
+    def _is_slow(self, candidate: Candidate, now: float) -> bool:
         return now >= candidate.asked_at + self._settings.slow_after
 
-    def _is_hopeful(self, candidate: _Candidate, now: float) -> bool:
+    def _is_hopeful(self, candidate: Candidate, now: float) -> bool:
         """Whether an answer of this peer, asked or not yet asked, is worth waiting for."""
-        if candidate.state is _State.ASKED:
+        if candidate.state is State.ASKED:
             return not self._is_slow(candidate, now)
-        return (
-            candidate.state is _State.UNASKED and not candidate.suspect and self._is_believed(candidate.source, now)
-        )
+        if candidate.state is not State.UNASKED or candidate.suspect:
+            return False
+        return not candidate.sources or any(self._is_believed(source, now) for source in candidate.sources)
 
-    def _is_believed(self, source: _Source | None, now: float) -> bool:
+    def _is_believed(self, source: Source, now: float) -> bool:
         """Whether a peer's word is worth following: not after it led to failures, or to slow peers."""
-        if source is None or source.score > 0:
-            return True
-        slow = sum(other.source is source and self._is_slow(other, now) for other in self._in_flight.values())
+        slow = sum(source in other.sources and self._is_slow(other, now) for other in self._in_flight.values())
         return slow - source.score < self._settings.from_one_source
 
     def _out_of_patience(self, now: float) -> bool:
@@ -214,7 +182,7 @@ class Lookup:
         limit = now - self._settings.patience
         return self._answers > 0 and all(candidate.asked_at <= limit for candidate in self._in_flight.values())
 
-    def _next_change(self, candidate: _Candidate, now: float) -> float:
+    def _next_change(self, candidate: Candidate, now: float) -> float:
         """When waiting for this request starts to mean something else."""
         settings = self._settings
         changes = (candidate.asked_at + limit for limit in (settings.slow_after, settings.patience))
@@ -230,15 +198,15 @@ class Lookup:
         Counted also after its timeout, and after Done; an answer of a peer that was not asked says nothing.
         """
         candidate = self._candidates.get(peer_id)
-        if candidate is None or candidate.state in (_State.UNASKED, _State.ANSWERED):
+        if candidate is None or candidate.state in (State.UNASKED, State.ANSWERED):
             return []
-        if candidate.source is not None:
-            candidate.source.score += 1
+        for source in candidate.sources:
+            source.score += 1
         self._in_flight.pop(peer_id, None)
-        candidate.state = _State.ANSWERED
+        candidate.state = State.ANSWERED
         self._answers += 1
         self.hops = max(self.hops, candidate.hops)
-        self._meet(closer[: self._settings.k], _Source(), candidate.hops + 1)
+        self._meet(closer[: self._settings.k], Source(), candidate.hops + 1)
         return list(self._new_providers(providers))
 
     def failed(self, peer_id: bytes, now: float) -> None:
@@ -251,35 +219,45 @@ class Lookup:
         """The caller has enough: the next step is Done."""
         self._stopped = True
 
-    def _fail(self, candidate: _Candidate) -> None:
-        candidate.state = _State.FAILED
+    def _fail(self, candidate: Candidate) -> None:
+        candidate.state = State.FAILED
         del self._in_flight[candidate.contact.id]
-        if candidate.source is not None:
-            candidate.source.score -= 1
+        for source in candidate.sources:
+            source.score -= 1
 
-    def _meet(self, contacts: Iterable[Contact], source: _Source | None, hops: int) -> None:
-        """Peers that the table or an answer named. A second one that names a peer vouches for it."""
+    def _meet(self, contacts: Iterable[Contact], source: Source | None, hops: int) -> None:
+        """Peers that the table or an answer named. Each that names a peer vouches for it."""
         for contact in contacts:
             known = self._candidates.get(contact.id)
             if known is not None:
-                if known.state is _State.UNASKED and known.source is not source:
-                    known.source = None
+                self._vouch(known, source)
                 continue
             if contact.id == self._own_id or not contact.id:
                 continue
             where = position(contact.id) ^ self._target
-            candidate = _Candidate(contact, where, source, hops, self._is_suspect(contact.id))
+            candidate = Candidate(contact, where, [source] if source else [], hops, self._is_suspect(contact.id))
             if source is not None and not candidate.suspect:
                 self._needed = self._settings.k  # so not everybody was seen
             self._candidates[contact.id] = candidate
             insort(self._order, candidate, key=lambda other: other.distance)
         self._forget_the_farthest()
 
+    def _vouch(self, known: Candidate, source: Source | None) -> None:
+        """One more names a peer; liars may name the same ones, so each is judged by what came of its word."""
+        if source is None or source in known.sources:
+            return
+        if known.sources and len(known.sources) < MAX_SOURCES:
+            known.sources.append(source)
+        if known.state is State.ANSWERED:
+            source.score += 1
+        elif known.state is State.FAILED:
+            source.score -= 1
+
     def _forget_the_farthest(self) -> None:
         excess = len(self._order) - MAX_CANDIDATES
         if excess <= 0:
             return
-        unasked = [candidate for candidate in self._order if candidate.state is _State.UNASKED]
+        unasked = [candidate for candidate in self._order if candidate.state is State.UNASKED]
         for candidate in unasked[-excess:]:
             self._order.remove(candidate)
             del self._candidates[candidate.contact.id]
@@ -305,11 +283,11 @@ class Lookup:
 
     def closest(self, count: int = 20) -> list[Contact]:
         """Those that answered, nearest first."""
-        return [candidate.contact for candidate in self._order if candidate.state is _State.ANSWERED][:count]
+        return [candidate.contact for candidate in self._order if candidate.state is State.ANSWERED][:count]
 
     def known(self) -> list[Contact]:
         """Everybody met who answered or was not asked, without suspects, nearest first: hints, for planning."""
-        hopeful = (_State.UNASKED, _State.ANSWERED)
+        hopeful = (State.UNASKED, State.ANSWERED)
         return [c.contact for c in self._order if c.state in hopeful and not c.suspect]
 
     @property

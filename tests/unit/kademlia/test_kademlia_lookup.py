@@ -185,6 +185,39 @@ def test_a_second_source_vouches_for_a_peer() -> None:
     assert asked(running.next_step(0.001)) == [0, 1, 2]
 
 
+def test_liars_who_vouch_for_each_other_fall_together() -> None:
+    running = lookup(20, 21, 22)
+    running.next_step(0.0)
+    answer(running, 20, 0, 1, 2, 3)
+    answer(running, 21, 0, 1, 2, 3)
+    assert asked(running.next_step(0.001)) == [0, 1]
+    answer(running, 22, 6, 7, 8, 9)
+    assert asked(running.next_step(0.002)) == [2]
+    fail(running, 0, now=0.003)
+    fail(running, 1, now=0.003)
+    assert asked(running.next_step(0.003)) == [6, 7]
+    answer(running, 6, now=0.004)
+    assert asked(running.next_step(0.004)) == [8]
+
+
+def test_one_real_name_does_not_buy_belief_in_invented_ones() -> None:
+    running = lookup(20, 21, 22, settings=LookupSettings(k=8, alpha=6))
+    running.next_step(0.0)
+    answer(running, 21)
+    answer(running, 22)
+    answer(running, 20, 0, 1, 2, 3, 4, 5, 21)
+    assert asked(running.next_step(0.001)) == [0, 1, 2, 3, 4, 5]
+    assert running.next_step(0.011) == Wait(until=0.041)
+
+    wider = lookup(20, 21, 22, settings=LookupSettings(k=8, alpha=3))
+    wider.next_step(0.0)
+    answer(wider, 21)
+    answer(wider, 22)
+    answer(wider, 20, 0, 1, 2, 3, 4, 5, 21)
+    assert asked(wider.next_step(0.001)) == [0, 1, 2]
+    assert isinstance(wider.next_step(0.011), Wait)
+
+
 def test_an_answer_adds_at_most_k_peers() -> None:
     running = lookup(39)
     running.next_step(0.0)
