@@ -144,8 +144,8 @@ class Connection:
         try:
             with self._scope:
                 async with trio.open_nursery() as self._nursery:
-                    self._nursery.start_soon(self._guarded, self._read)
-                    self._nursery.start_soon(self._guarded, self._write)
+                    self._nursery.start_soon(self._guarded, self._read, CLOSE_TIMEOUT)
+                    self._nursery.start_soon(self._guarded, self._write, 0)
                     self._nursery.start_soon(self._about.ask, self)
         except Exception:  # noqa: BLE001 - a mistake of ours must cost one connection and not the node
             _log.exception("the connection with %s at %s failed", self.peer_id, self.remote)
@@ -206,8 +206,11 @@ class Connection:
 
     # Tasks
 
-    async def _guarded(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run a task; the connection ends with it, and its error ends here."""
+    async def _guarded(self, task: Callable[[], Awaitable[None]], linger: float) -> None:
+        """Run a task; the connection ends with it, and what the peer did ends here.
+
+        For so many seconds the writer may still send what explains the end to the peer.
+        """
         try:
             await task()
         except BrokenConnection as error:
@@ -215,6 +218,8 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.reason = self.reason or "the peer went away"
         self._closing = True
+        self.wake_writer()
+        await trio.sleep(linger)
         self._scope.cancel()
 
     async def _read(self) -> None:

@@ -72,7 +72,8 @@ class Host:
 
     Set the handlers, then run it in a nursery. `on_connected` and `on_disconnected` are called with each
     authenticated connection, in both directions; they must not block. `verify_peer` says who may take part, by the
-    extensions of a peer's good certificate; `extra_extensions` go into our own.
+    extensions of a peer's good certificate; `extra_extensions` go into our own. Dials leave from the one of
+    `source_addresses` (local IP addresses) that has the peer's family; without one the kernel chooses.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Host:
         limits: HostLimits = HostLimits(),  # noqa: B008 - frozen
         verify_peer: VerifyPeer = _everybody,
         extra_extensions: Sequence[ExtraExtension] = (),
+        source_addresses: Sequence[str] = (),
     ) -> None:
         if len(zone.encode()) > MAX_ZONE or len(agent_version.encode()) > MAX_TEXT:
             raise ValueError(f"a zone has at most {MAX_ZONE} bytes, an agent version {MAX_TEXT}")
@@ -94,6 +96,7 @@ class Host:
         self.on_connected: ConnectionCallback | None = None
         self.on_disconnected: ConnectionCallback | None = None
         self._verify_peer = verify_peer
+        self._source_addresses = tuple(source_addresses)
         self._contexts = TlsContexts(identity.certificate(extra_extensions))
         self._own = Identify(
             self.peer_id, frozenset(), agent_version, PROTOCOL_VERSION, (), registry_port=registry_port, zone=zone
@@ -225,7 +228,7 @@ class Host:
     async def _dial(self, host: str, port: int, expected: PeerId | None) -> Connection:
         assert self._nursery is not None
         try:
-            stream = await trio.open_tcp_stream(host, port)
+            stream = await trio.open_tcp_stream(host, port, local_address=self._source_for(host))
         except (OSError, ValueError) as error:
             # ValueError: a name that IDNA cannot encode, or a port that is none.
             raise DialError(f"cannot reach {host} port {port}: {error}") from error
@@ -233,6 +236,9 @@ class Host:
         connection = await self._establish(stream, remote, outbound=True, expected=expected)
         self._nursery.start_soon(self._keep, connection)
         return connection
+
+    def _source_for(self, host: str) -> str | None:
+        return next((source for source in self._source_addresses if (":" in source) == (":" in host)), None)
 
     # Both
 

@@ -149,6 +149,22 @@ async def test_a_writer_cancelled_within_a_frame_cuts_no_frame_of_others(net: Ne
     hold.set()
 
 
+async def test_a_cancelled_reader_resets_its_stream(net: Net) -> None:
+    one, two = await net.host(), await net.host()
+    connection = await net.connect(one, two)
+    stream = await connection.open_stream(ECHO)
+    await stream.write_frame(b"asked")
+    assert await stream.read_frame(10) == b"asked"
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.read_frame, 10)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    with pytest.raises(StreamError, match="cancelled"):
+        await stream.write_frame(b"more")
+    assert await ping(connection) >= 0
+
+
 async def test_a_reset_reaches_the_other_side(net: Net) -> None:
     failure: list[StreamError] = []
     seen = trio.Event()

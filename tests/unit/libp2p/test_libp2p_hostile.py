@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 import trio.testing
+from OpenSSL import SSL
 
 from peili.libp2p import host as host_module
 from peili.libp2p.host import DialError, HostLimits
 from peili.libp2p.multistream import HEADER, Proposer, encode_line
 from peili.libp2p.ping import ping
+from peili.libp2p.tls import TlsChannel
 from peili.libp2p.upgrade import HANDSHAKE_TIMEOUT
 from peili.libp2p.yamux import WINDOW
 
 if TYPE_CHECKING:
-    from tests.unit.libp2p.conftest import Net, Node
+    from tests.unit.libp2p.conftest import Net, Node, RawPeer
 
 ECHO = "/test/echo/1.0.0"
 OPEN = encode_line(HEADER) + encode_line("/tls/1.0.0")
@@ -100,6 +102,58 @@ async def test_garbage_after_authentication(net: Net, wire: bytes) -> None:
     with trio.fail_after(5):
         await drained(peer.transport)
     await works(net, node)
+
+
+async def frames_until(peer: RawPeer, wanted: bytes) -> bytes:
+    """What the host sends, until these bytes are among it."""
+    seen = b""
+    with trio.fail_after(5):
+        while wanted not in seen:
+            plaintext = await peer.receive()
+            assert plaintext, "the connection ended"
+            seen += plaintext
+    return seen
+
+
+async def test_a_broken_rule_is_answered_with_a_farewell(net: Net) -> None:
+    node = await net.host()
+    peer = await net.raw_peer(node)
+    await peer.send(struct.pack(">BBHII", 0, 9, 0, 0, 0))
+    await frames_until(peer, struct.pack(">BBHII", 0, 3, 0, 0, 1))
+
+
+async def test_a_refusal_is_not_overtaken_by_a_reset(net: Net) -> None:
+    node = await net.host()
+    peer = await net.raw_peer(node)
+    stream = peer.yamux.open_stream()
+    assert stream is not None
+    peer.yamux.send(stream, memoryview(Proposer("/none").opening + b"\x0asent along"))
+    await peer.send()
+    seen = await frames_until(peer, struct.pack(">BBHII", 0, 1, 4, stream, 0))  # the end, not a reset
+    assert encode_line("na") in seen
+
+
+async def test_failed_handshakes_free_their_memory(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {"made": 0, "closed": 0}
+    init, close = TlsChannel.__init__, TlsChannel.close
+
+    def count_init(self: TlsChannel, connection: SSL.Connection, *, server: bool) -> None:
+        counts["made"] += 1
+        init(self, connection, server=server)
+
+    def count_close(self: TlsChannel) -> None:
+        counts["closed"] += 1
+        close(self)
+
+    monkeypatch.setattr(TlsChannel, "__init__", count_init)
+    monkeypatch.setattr(TlsChannel, "close", count_close)
+    node = await net.host()
+    for wire in (OPEN + b"garbage that is no record", OPEN + CLIENT_HELLO + bytes(600)):
+        transport = await net.tcp(node)
+        await transport.send_all(wire)
+        await drained(transport)
+    await trio.testing.wait_all_tasks_blocked()
+    assert counts == {"made": 2, "closed": 2}
 
 
 async def test_garbage_within_tls(net: Net) -> None:
