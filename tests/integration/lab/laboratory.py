@@ -86,12 +86,15 @@ class Lab:
         """All of them."""
         return list(self._registries.values())
 
-    def containerds(self, versions: Iterable[str], *, discard_layers: bool = False) -> list[Node]:
+    def containerds(
+        self, versions: Iterable[str], *, discard_layers: bool = False, ipv6: bool = False
+    ) -> list[Node]:
         """New nodes, each with a running containerd of its version that knows the registries made so far."""
         made = []
         versions = list(versions)
         numbers = range(1, len(self.nodes) + len(versions) + 1)
-        bootstrap = "static:" + ",".join(f"{self.network.address(number)}:{ROUTER_PORT}" for number in numbers)
+        addresses = (self.network.address(number, ipv6=ipv6) for number in numbers)
+        bootstrap = "static:" + ",".join(f"{address}:{ROUTER_PORT}" for address in addresses)
         for version in versions:
             number = len(self.nodes) + 1
             assert number <= MAXIMUM_NODES
@@ -102,7 +105,7 @@ class Lab:
             containerd = Containerd(version, namespace, directory, discard_layers=discard_layers)
             for registry in self.registries:
                 containerd.mirror(registry.name, registry.url)
-            node = Node(namespace, containerd, directory, bootstrap)
+            node = Node(namespace, containerd, directory, bootstrap, ipv6=ipv6)
             self.nodes.append(node)
             made.append(node)
             containerd.start()
@@ -110,9 +113,11 @@ class Lab:
             node.containerd.wait_ready()
         return made
 
-    def cluster(self, versions: Iterable[str], *options: str, discard_layers: bool = False) -> list[Node]:
+    def cluster(
+        self, versions: Iterable[str], *options: str, discard_layers: bool = False, ipv6: bool = False
+    ) -> list[Node]:
         """New nodes with containerd configured for Peili, and Peili running and ready."""
-        made = self.containerds(versions, discard_layers=discard_layers)
+        made = self.containerds(versions, discard_layers=discard_layers, ipv6=ipv6)
         for node in made:
             node.configure()
             node.start_peili(*options)

@@ -177,9 +177,9 @@ class Network:
         command("ip", "-n", self._bridge, "link", "set", "bridge0", "up")
 
     @staticmethod
-    def address(number: int) -> str:
-        """The IPv4 address of a node, whether it is there or not."""
-        return str(IPV4[number])
+    def address(number: int, *, ipv6: bool = False) -> str:
+        """The address of a node, as URLs write it, whether the node is there or not."""
+        return f"[{IPV6[number]}]" if ipv6 else str(IPV4[number])
 
     def node(self, number: int) -> Namespace:
         """A new node with the addresses of this number."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.integration.lab.containerd import Containerd
-from tests.integration.lab.cri import CriError
+from tests.integration.lab.cri import Credentials, CriError
 from tests.integration.lab.images import Blob, Image
 from tests.integration.lab.network import Answer, Namespace
 from tests.integration.lab.processes import Process, command
@@ -38,12 +38,15 @@ ACCEPT = {
 class Node:
     """One machine of the cluster."""
 
-    def __init__(self, namespace: Namespace, containerd: Containerd, directory: Path, bootstrap: str) -> None:
+    def __init__(
+        self, namespace: Namespace, containerd: Containerd, directory: Path, bootstrap: str, *, ipv6: bool = False
+    ) -> None:
         self.namespace = namespace
         self.containerd = containerd
         self.cri_reference = f"node {namespace.number} with containerd {containerd.version}"
         self.log = directory / "peili.log"
         self.options: list[str] = []
+        self._ipv6 = ipv6
         self._bootstrap = bootstrap
         self._peili: Process | None = None
         self._stopping = False
@@ -52,27 +55,33 @@ class Node:
         return f"<{self.cri_reference}>"
 
     @property
-    def address(self) -> str:
-        """The node's IPv4 address."""
-        return self.namespace.address
+    def loopback(self) -> str:
+        """Where programs on this node reach its Peili."""
+        return "::1" if self._ipv6 else "127.0.0.1"
 
     # Peili
 
     def configure(self, *registries: str, options: Sequence[str] = ()) -> None:
         """`peili configure`: put this node's Peili in front of containerd's hosts."""
         named = [f"--mirrored-registry={url}" for url in registries]
-        target = f"http://127.0.0.1:{REGISTRY_PORT}"
+        # A name for IPv6: containerd 1.6 and 1.7 cannot read a hosts.toml with brackets in a table's name.
+        target = f"http://{'localhost' if self._ipv6 else '127.0.0.1'}:{REGISTRY_PORT}"
         path = f"--containerd-config-path={self.containerd.hosts}"
         command(str(PEILI), "configure", path, f"--mirror-target={target}", *named, *options)
+
+    def cleanup(self) -> None:
+        """`peili cleanup`: put containerd's hosts back."""
+        command(str(PEILI), "cleanup", f"--containerd-config-path={self.containerd.hosts}")
 
     def start_peili(self, *options: str) -> None:
         """Start `peili run`; wait_peili waits for it. The options are kept for later starts."""
         self.options = [*options] or self.options
+        every = "[::]" if self._ipv6 else "0.0.0.0"
         words = [
-            f"--registry-address=0.0.0.0:{REGISTRY_PORT}",
-            f"--router-address=0.0.0.0:{ROUTER_PORT}",
-            f"--operations-address=0.0.0.0:{OPERATIONS_PORT}",
-            f"--advertise-address={self.address}",
+            f"--registry-address={every}:{REGISTRY_PORT}",
+            f"--router-address={every}:{ROUTER_PORT}",
+            f"--operations-address={every}:{OPERATIONS_PORT}",
+            f"--advertise-address={self.namespace.address6 if self._ipv6 else self.namespace.address}",
             f"--bootstrap={self._bootstrap}",
             "--store=containerd",
             f"--containerd-socket={self.containerd.socket}",
@@ -89,11 +98,11 @@ class Node:
 
     def ready(self) -> Answer:
         """What /readyz says; raise OSError where nothing answers."""
-        return self.namespace.get("127.0.0.1", OPERATIONS_PORT, "/readyz")
+        return self.namespace.get(self.loopback, OPERATIONS_PORT, "/readyz")
 
     def metrics(self) -> str:
         """What /metrics says."""
-        return self.namespace.get("127.0.0.1", OPERATIONS_PORT, "/metrics").body.decode()
+        return self.namespace.get(self.loopback, OPERATIONS_PORT, "/metrics").body.decode()
 
     def wait_peili(self) -> None:
         """Wait until /readyz answers 200."""
@@ -135,14 +144,18 @@ class Node:
     # What Peili answers
 
     def ask(
-        self, path: str, *, ns: str = "", method: str = "GET", local: bool = False, timeout: float = 10.0
+        self,
+        path: str,
+        *,
+        ns: str = "",
+        method: str = "GET",
+        local: bool = False,
+        headers: dict[str, str] | None = None,
     ) -> Answer:
         """Ask this node's Peili as containerd does; `local` asks as a peer does, for what the node itself holds."""
-        headers = {**ACCEPT, **({"X-Spegel-Mirrored": "true"} if local else {})}
+        fields = {**ACCEPT, **({"X-Spegel-Mirrored": "true"} if local else {}), **(headers or {})}
         query = f"?ns={ns}" if ns else ""
-        return self.namespace.get(
-            "127.0.0.1", REGISTRY_PORT, f"/v2/{path}{query}", method=method, headers=headers, timeout=timeout
-        )
+        return self.namespace.get(self.loopback, REGISTRY_PORT, f"/v2/{path}{query}", method=method, headers=fields)
 
     def finds(self, reference: str, *, local: bool = False) -> bool:
         """Whether a HEAD for an image by tag or digest is answered 200 by this node's Peili."""
@@ -161,10 +174,10 @@ class Node:
 
     # Images
 
-    def pull(self, reference: str, timeout: float = 120.0) -> str:
+    def pull(self, reference: str, timeout: float = 120.0, credentials: Credentials | None = None) -> str:
         """Pull as a kubelet does."""
         try:
-            return self.containerd.cri.pull(reference, timeout=timeout)
+            return self.containerd.cri.pull(reference, credentials, timeout)
         except CriError as error:
             log = self.log.read_text(errors="replace")[-6000:] if self.log.exists() else ""
             error.add_note(
