@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -38,8 +37,9 @@ from peili.libp2p.limits import Admission, HostLimits
 from peili.libp2p.multiaddr import Multiaddr
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.ping import PING, answer_pings
+from peili.libp2p.remote import remote_of
+from peili.libp2p.roster import Fate, Roster
 from peili.libp2p.stream import Stream
-from peili.libp2p.table import DUPLICATE_AGE, MAX_DRAINING, MAX_PER_PEER, preferred, to_trim
 from peili.libp2p.tls import TlsContexts
 from peili.libp2p.upgrade import HANDSHAKE_TIMEOUT, Secured, upgrade
 
@@ -102,12 +102,11 @@ class Host:
             self.peer_id, frozenset(), agent_version, PROTOCOL_VERSION, (), registry_port=registry_port, zone=zone
         )
         self._handlers: dict[str, StreamHandler] = {IDENTIFY: self._answer_identify, PING: answer_pings}
-        self._connections: dict[PeerId, list[Connection]] = {}
+        self._roster = Roster(self.peer_id, limits.connections)
         self._admission = Admission(limits)
         self._dials = Dials()
         self._nursery: trio.Nursery | None = None
-        self._inbound_streams = self._unread = self._count = 0
-        self._draining: dict[Connection, float] = {}  # since when
+        self._inbound_streams = self._unread = 0
 
     # What users call
 
@@ -159,13 +158,11 @@ class Host:
 
     def connection(self, peer_id: PeerId) -> Connection | None:
         """The connection to use for this peer, if there is any."""
-        return preferred(
-            (one for one in self._connections.get(peer_id, ()) if not one.closed and not one.draining), self.peer_id
-        )
+        return self._roster.preferred(peer_id)
 
     def connections(self) -> tuple[Connection, ...]:
         """All authenticated connections."""
-        return tuple(one for several in self._connections.values() for one in several)
+        return self._roster.all()
 
     # What connections call
 
@@ -276,41 +273,28 @@ class Host:
             raise DialError(f"{actual} may not take part here", actual)
 
     def _register(self, connection: Connection) -> None:
-        if self._count >= self.limits.connections:
-            victim = to_trim(self.connections(), trio.current_time())
-            if victim is None:
-                raise DialError(f"{self._count} connections are open already, all in use", connection.peer_id)
-            self._retire(victim, "it made room for another connection")
-        siblings = self._connections.setdefault(connection.peer_id, [])
-        for sibling in siblings:
-            sibling.look_after(trio.current_time(), suspect=True)
-        siblings.append(connection)
-        self._count += 1
-        if len(siblings) > MAX_PER_PEER:
-            self._retire(siblings[0], "the peer has too many connections")
+        """Enter a connection into the table, and close what has to make room for it. Raise DialError."""
+        now = trio.current_time()
+        leaving = self._roster.make_room(connection, now)
+        for sibling in self._roster.of(connection.peer_id):
+            sibling.look_after(now, suspect=True)
+        self._roster.add(connection)
+        for one in leaving:
+            self._retire(one, "it made room for another connection")
 
     def _retire(self, connection: Connection, reason: str) -> None:
         """Take a connection out of the table, and close it in the background."""
         assert self._nursery is not None
         connection.end(reason)
-        self._unregister(connection)
+        self._roster.remove(connection)
         self._nursery.start_soon(connection.aclose)
-
-    def _unregister(self, connection: Connection) -> None:
-        siblings = self._connections.get(connection.peer_id, [])
-        if connection in siblings:
-            siblings.remove(connection)
-            self._count -= 1
-            if not siblings:
-                del self._connections[connection.peer_id]
 
     async def _keep(self, connection: Connection) -> None:
         """Drive a connection until it ends."""
         try:
             await connection.run()
         finally:
-            self._unregister(connection)
-            self._draining.pop(connection, None)
+            self._roster.remove(connection)
             _log.debug("the connection with %s ended: %s", connection.peer_id, connection.reason)
             self._tell(self.on_disconnected, connection)
 
@@ -327,40 +311,15 @@ class Host:
             now = trio.current_time()
             for connection in self.connections():
                 connection.look_after(now)
-                self._look_after_duplicate(connection, now)
-
-    def _look_after_duplicate(self, connection: Connection, now: float) -> None:
-        """Give up the second connection to a peer once nobody uses it, so that no stream is lost."""
-        if connection.draining:
-            since = self._draining.setdefault(connection, now)
-            unused = not connection.yamux.open_streams and now - since >= CHECK_INTERVAL
-            if unused or now - since >= MAX_DRAINING:
-                self._retire(connection, "nobody needs it any more")
-        elif (
-            connection is not self.connection(connection.peer_id)
-            and not connection.yamux.open_streams
-            and now - connection.last_used >= DUPLICATE_AGE
-        ):
-            connection.drain()
+                match self._roster.fate(connection, now):
+                    case Fate.DRAIN:
+                        connection.drain()
+                    case Fate.RETIRE:
+                        self._retire(connection, "nobody needs it any more")
+                    case Fate.KEEP:
+                        pass
 
     async def _answer_identify(self, stream: Stream) -> None:
         own = replace(self._own, protocols=frozenset({*self._handlers, IDENTIFY_PUSH}))
         host, port = stream.connection.remote
         await stream.write_frame(encode_identify(own, Multiaddr.of(host, port)))
-
-
-def remote_of(stream: trio.SocketStream) -> tuple[str, int] | None:
-    """The peer's address, without zone and IPv4-mapped form; None where it is gone already."""
-    try:
-        host, port = stream.socket.getpeername()[:2]
-    except OSError:
-        return None
-    return normal_address(host), port
-
-
-def normal_address(host: str) -> str:
-    """An IP address in its canonical form, without zone, IPv4 where it is IPv4-mapped."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
-        address = address.ipv4_mapped
-    return str(address)

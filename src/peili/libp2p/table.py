@@ -7,10 +7,7 @@ from typing import Final, Protocol, TypeVar
 
 from peili.libp2p.peer_id import PeerId
 
-MAX_PER_PEER: Final = 4  # connections with one peer; simultaneous dials make two
-DUPLICATE_AGE: Final = 30.0  # seconds after which a second, unused connection to a peer is given up
 TRIM_IDLE: Final = 10.0  # seconds without data after which a connection may make room for another
-MAX_DRAINING: Final = 120.0  # seconds that the streams of a connection which is given up may go on
 
 
 class Candidate(Protocol):

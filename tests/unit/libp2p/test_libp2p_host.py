@@ -383,3 +383,12 @@ async def test_more_streams_than_allowed(net: Net) -> None:
     for stream in streams:
         await stream.reset()
     assert await ping(connection) >= 0
+
+
+async def test_dials_leave_from_the_source_address_of_their_family(net: Net) -> None:
+    one, two = await net.host(source_addresses=["::1", "127.0.0.3"]), await net.host()
+    await net.connect(one, two)
+    await trio.testing.wait_all_tasks_blocked()
+    back = two.host.connection(one.host.peer_id)
+    assert back is not None
+    assert back.remote[0] == "127.0.0.3"
