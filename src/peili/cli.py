@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import click
 
+from peili.commands.check import check
 from peili.commands.configure import cleanup, configure
+from peili.commands.demo import demo
 from peili.commands.run import run
 from peili.commands.status import status
 from peili.version import VERSION
@@ -21,5 +23,5 @@ def version() -> None:
     click.echo(f"peili {VERSION}")
 
 
-for command in (run, configure, cleanup, status):
+for command in (run, configure, cleanup, check, status, demo):
     main.add_command(command)

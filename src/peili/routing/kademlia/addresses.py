@@ -50,6 +50,22 @@ def told_addresses(bound: Sequence[tuple[str, int]], advertise: Sequence[str]) -
     return list(dict.fromkeys(found))
 
 
+def source_addresses(settings: KademliaSettings) -> list[str]:
+    """The local addresses that our dials leave from: peers keep as ours only the address that they see."""
+    wanted = [*settings.advertise, settings.listen_host]
+    return [host for host in wanted if not ipaddress.ip_address(host).is_unspecified and _is_local(host)]
+
+
+def _is_local(host: str) -> bool:
+    """An advertised address need not be one of this machine (behind a translation of addresses)."""
+    try:
+        with socket.socket(socket_family(host), socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError:
+        return False
+    return True
+
+
 def socket_family(host: str) -> socket.AddressFamily:
     """The family of an IP address."""
     return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -17,7 +17,7 @@ from peili.libp2p.identity import Identity, IdentityError
 from peili.libp2p.multiaddr import Multiaddr
 from peili.oci.key import Key
 from peili.routing import fetch
-from peili.routing.kademlia.addresses import bound_addresses, is_loopback, listen, told_addresses
+from peili.routing.kademlia.addresses import bound_addresses, is_loopback, listen, source_addresses, told_addresses
 from peili.routing.kademlia.announce import Announcer
 from peili.routing.kademlia.joining import Joining
 from peili.routing.kademlia.knowledge import Knowledge
@@ -60,6 +60,7 @@ class KademliaRouter:
             registry_port=settings.registry_port,
             zone=settings.zone,
             limits=settings.limits,
+            source_addresses=source_addresses(settings),
         )
         self._knowledge = Knowledge(identity.peer_id.to_bytes(), settings)
         self._links = Links(self._host, settings, dial_loopback=is_loopback(settings))
