@@ -103,3 +103,9 @@ async def net(nursery: trio.Nursery) -> Any:
     made = Net(nursery)
     yield made
     await made.aclose()
+
+
+@pytest.fixture
+def make_net() -> type[Net]:
+    """For tests that have nurseries of their own."""
+    return Net

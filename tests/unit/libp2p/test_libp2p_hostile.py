@@ -324,12 +324,10 @@ async def test_a_dial_into_nothing_ends_in_time(net: Net, autojump_clock: trio.t
         assert trio.current_time() - started == pytest.approx(3)
 
 
-async def test_nothing_is_left_behind() -> None:
-    from conftest import Net  # type: ignore[import-not-found]
-
+async def test_nothing_is_left_behind(make_net: type[Net]) -> None:
     async def visit() -> None:
         async with trio.open_nursery() as nursery:
-            net = Net(nursery)
+            net = make_net(nursery)
             one, two = await net.host(), await net.host()
             for _ in range(5):
                 connection = await net.connect(one, two)
