@@ -159,7 +159,7 @@ def debian_source() -> DebianSource:
     for line in sorted(set(answers.splitlines())):
         uri, found, origin, entry = line.split("|", 3)
         if origin == "Debian" and found == codename:
-            return DebianSource(uri, codename, tuple(_trust(entry)))
+            return DebianSource(uri, codename, tuple(source_trust(entry)))
     raise InstallError(f"apt on this machine has no source for Debian {codename}")
 
 
@@ -168,7 +168,7 @@ def _os_release() -> dict[str, str]:
     return {key: value.strip('"') for key, _, value in (line.partition("=") for line in lines)}
 
 
-def _trust(entry: str) -> list[str]:
+def source_trust(entry: str) -> list[str]:
     """Signed-By and Trusted of a source, as deb822 lines. `entry` is FILE:NUMBER, of a stanza or of a line."""
     name, _, number = entry.rpartition(":")
     path = Path(name)

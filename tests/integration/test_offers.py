@@ -161,6 +161,21 @@ def test_everything_is_offered_again_after_containerd_restarts(scene: Scene) -> 
     scene.asker_pulls_from_the_holder(reference, image)
 
 
+def test_peili_waits_for_a_containerd_that_is_away(scene: Scene) -> None:
+    image, reference = scene.image("containerd-away")
+    scene.holder.pull(reference)
+    wait_offered(scene.asker, reference, image)
+    scene.holder.containerd.stop()
+    wait_until(lambda: scene.holder.ready().status == 503, "not ready without containerd", 30)
+    scene.holder.kill_peili()
+    scene.holder.start_peili()
+    wait_until(lambda: scene.holder.ready().status == 503, "not ready at the start", 30)
+    scene.holder.containerd.start()
+    scene.holder.containerd.wait_ready()
+    scene.holder.wait_peili()
+    wait_offered(scene.asker, reference, image)
+
+
 def test_what_changed_while_containerd_had_no_peili_is_known_after_its_start(scene: Scene) -> None:
     removed, removed_reference = scene.image("removed-meanwhile")
     scene.holder.pull(removed_reference)

@@ -172,6 +172,19 @@ class Node:
         assert status in (200, 404), status
         return status == 200
 
+    def attempts(self, name: str) -> int:
+        """How many peers the last request for a tag or digest tried, by the log; raise NotInTime without one."""
+
+        def last() -> dict[str, object] | None:
+            for line in reversed(self.log.read_text(errors="replace").splitlines()):
+                if f'"{name}"' in line and '"event": "request"' in line:
+                    return as_json(line)
+            return None
+
+        found = wait_until(last, f"a request for {name} in the log of {self!r}")
+        assert found is not None
+        return int(str(found["attempts"]))
+
     # Images
 
     def pull(self, reference: str, timeout: float = 120.0, credentials: Credentials | None = None) -> str:
@@ -214,7 +227,7 @@ def by_digest(reference: str, image: Image) -> str:
     return f"{reference.rpartition(':')[0]}@{image.top.digest}"
 
 
-def as_json(text: bytes) -> dict[str, object]:
+def as_json(text: str) -> dict[str, object]:
     """A JSON object."""
     value = json.loads(text)
     assert isinstance(value, dict)

@@ -32,12 +32,15 @@ def wait_offered(asker: Node, reference: str, image: Image, timeout: float = OFF
 
 
 def wait_gone(asker: Node, reference: str, image: Image, timeout: float = OFFER_TIMEOUT) -> None:
-    """Wait until nothing of the image is found any more: not its tag, no manifest, no blob."""
+    """Wait until nothing of the image is found, and nobody is even asked for it: the offers are withdrawn."""
 
     def none_found() -> bool:
         assert not asker.finds(reference), "the tag is still found"
         left = found(asker, reference, image)
         assert not left, f"still found: {left}"
+        names = [reference.rpartition(":")[2], *(blob.digest for blob in image.pulled)]
+        tried = {name for name in names if asker.attempts(name)}
+        assert not tried, f"somebody still offers {tried}"
         return True
 
     wait_until(none_found, f"{reference} no longer offered, asked by {asker!r}", timeout)
