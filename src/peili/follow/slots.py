@@ -1,0 +1,121 @@
+"""The node-wide limit of containerd 2.1 and newer: downloads of all pulls share a few slots, until a body ends.
+
+On 404 containerd gives its slot back and queues again, behind other layers, before it asks upstream. So all slots
+of one node can hold responses that wait for another node's leads, whose slots wait for this one's. A response that
+waits without growth therefore never takes the last slot, except for a moment and while no lead of ours is queued.
+
+A response that ends (FIN) with its head and no byte makes containerd ask again from the end of its queue, without
+going upstream (remotes/docker/httpreadseeker.go; fatal after 4 in a row for one digest): that is REQUEUE.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from peili.follow.settings import FollowSettings
+
+MAX_REQUEUES: Final = 2  # in a row for one digest; the fifth would be fatal, and the give-up itself takes one
+MAX_REMEMBERED: Final = 4096  # digests
+LAST_SLOT_SECONDS: Final = 0.3  # how long the last slot may wait for growth while no lead of ours queues behind it
+REQUEUE_SECONDS: Final = 30.0  # after which requeues are forgotten
+
+
+class Verdict(Enum):
+    """What becomes of a held response that has not grown."""
+
+    HOLD = auto()
+    REQUEUE = auto()  # headers, then FIN: containerd asks again behind what it has queued
+    RELEASE = auto()  # give it up: 404, this node's containerd goes upstream
+
+
+@dataclass(slots=True)
+class _Held:
+    since: float
+    grown: bool = False
+
+
+class Slots:
+    """The held responses and the queued leads of one node. A hold is named by its digest's key and a number."""
+
+    def __init__(self, settings: FollowSettings) -> None:
+        self._slots = settings.slots
+        self._lapse = settings.lapse
+        self._held: dict[int, _Held] = {}
+        self._keys: dict[int, bytes] = {}
+        self._leads: set[bytes] = set()
+        self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._next = 0
+
+    def hold(self, key: bytes, now: float) -> int:
+        """A response begins to wait; return its number for the other methods."""
+        self._next += 1
+        self._held[self._next] = _Held(now)
+        self._keys[self._next] = key
+        return self._next
+
+    def grew(self, number: int) -> None:
+        """Bytes flow: from now on it holds its slot as any download does."""
+        held = self._held.get(number)
+        if held is not None:
+            held.grown = True
+            self._requeues.pop(self._keys[number], None)
+
+    def end(self, number: int) -> None:
+        """The response ended, in whatever way."""
+        self._held.pop(number, None)
+        self._keys.pop(number, None)
+
+    def lead_queued(self, key: bytes) -> None:
+        """We answered 404 as the leader: containerd asks upstream once a slot is free."""
+        self._leads.add(key)
+
+    def lead_over(self, key: bytes) -> None:
+        """It grows, or lapsed, or ended: nothing of it waits for a slot."""
+        self._leads.discard(key)
+
+    @property
+    def ungrown(self) -> int:
+        """How many responses hold a slot without growth."""
+        return sum(not held.grown for held in self._held.values())
+
+    @property
+    def leads_queued(self) -> int:
+        """How many of our leads wait for a slot."""
+        return len(self._leads)
+
+    def verdict(self, number: int, now: float) -> Verdict:
+        """What becomes of this response now; ask again at `next_deadline` and when a lead is granted or ends."""
+        held = self._held.get(number)
+        if held is None or held.grown or not self._slots:
+            return Verdict.HOLD
+        if not self._is_last(number):
+            return Verdict.HOLD
+        if not self._leads and now - held.since < LAST_SLOT_SECONDS:
+            return Verdict.HOLD
+        return self._send_away(number, now)
+
+    def next_deadline(self, number: int, now: float) -> float:
+        """When to ask for the verdict again, at the latest."""
+        held = self._held.get(number)
+        return max(now, held.since + LAST_SLOT_SECONDS) if held is not None else now
+
+    def _is_last(self, number: int) -> bool:
+        """Whether slots - 1 others that began earlier hold without growth too."""
+        before = sum(not held.grown for other, held in self._held.items() if other < number)
+        return before >= self._slots - 1
+
+    def _send_away(self, number: int, now: float) -> Verdict:
+        key = self._keys[number]
+        count, until = self._requeues.get(key, (0, 0.0))
+        if now >= until:
+            count = 0
+        if count >= MAX_REQUEUES:
+            return Verdict.RELEASE
+        self._requeues[key] = (count + 1, now + REQUEUE_SECONDS)
+        self._requeues.move_to_end(key)
+        while len(self._requeues) > MAX_REMEMBERED:
+            self._requeues.popitem(last=False)
+        return Verdict.REQUEUE
