@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import trio
 
 from peili.http.errors import SinkClosed
+from peili.http.growing import GrowingSend, GrowingSource
 from peili.http.relay import Relay
 from peili.http.source import Source
 from peili.http.stages import StagePool
@@ -47,6 +48,27 @@ class Sink:
         self._check(count)
         with self._closing():
             await send_file(self._socket.fileno(), fileno, offset, count, self._account, self._write_timeout)
+
+    async def send_growing(self, source: GrowingSource, offset: int, count: int, *, stall_timeout: float) -> None:
+        """Send `count` bytes from `offset` of a file that still grows: what is there, then what arrives.
+
+        Return when all of them are sent, however long it takes; the offset may lie beyond what is there yet.
+        Raise SourceEnded where the file grows no more, and SourceStalled where it did not grow to speak of in
+        `stall_timeout` seconds of waiting for it (not for the client); `moved` says how many bytes went out, and
+        another source can go on at exactly that byte. Raise SinkClosed; ValueError as `write` does.
+        """
+        self._check(count)
+        sending = GrowingSend(
+            source,
+            self._socket.fileno(),
+            offset,
+            count,
+            account=self._account,
+            stall_timeout=stall_timeout,
+            write_timeout=self._write_timeout,
+        )
+        with self._closing():
+            await sending.run()
 
     async def relay(self, source: Source, count: int, *, stall_timeout: float) -> int:
         """Move exactly `count` bytes from a source, inside the kernel; return `count`.

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peili.http.errors import SinkClosed
-from peili.http.message import Headers, Request
+from peili.http.errors import SinkClosed, SourceFailed
+from peili.http.message import Headers
 from peili.http.server import Exchange
+from peili.http.sink import Sink
 from peili.mirror.mirror import Mirror
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -26,7 +27,7 @@ from peili.oci.distribution import (
 )
 from peili.oci.errors import ErrorCode, Refusal
 from peili.oci.key import Key, digest_key, tag_key
-from peili.oci.media_types import INDEXES, MANIFESTS
+from peili.oci.media_types import INDEXES, MANIFESTS, OCTET_STREAM
 from peili.oci.ranges import (
     RangeRequest,
     Span,
@@ -35,12 +36,19 @@ from peili.oci.ranges import (
     render_unsatisfied_range,
 )
 from peili.oci.reference import Reference
-from peili.registry.credentials import Credentials
+from peili.registry.gate import Caller, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
-from peili.store.protocol import Blob, NotInStore, Store, StoreError
+from peili.store.protocol import Blob, GrowingBlob, NotInStore, Store, StoreError
 
 MIRRORED_HEADER = "X-Peili-Mirrored"
+# A peer that asks with FOLLOW_HEADER takes a blob that this node still receives; GROWING_HEADER tells it how many
+# bytes of it are here. An answer without that header is of verified content, as ever.
+FOLLOW_HEADER = "X-Peili-Follow"
+GROWING_HEADER = "X-Peili-Growing"
+# Seconds without growth until a growing blob's answer ends. Longer than followers wait, who know how deep they are
+# in the tree: they decide, and this only frees what a silent one left behind.
+GROWING_STALL = 10.0
 # Peers of the other kind mark their requests so; both are understood.
 _MIRRORED_HEADERS = (MIRRORED_HEADER, "X-Spegel-Mirrored")
 _BASE_HEADERS = {"Docker-Distribution-API-Version": "registry/2.0", "Content-Type": "application/json"}
@@ -75,8 +83,9 @@ class Registry:
     store: Store
     mirror: Mirror
     policy: Policy
-    credentials: Credentials | None
+    gate: Gate
     record: Callable[[RequestRecord], None]
+    growing_stall: float = GROWING_STALL
     _now: Callable[[], float] = field(default=trio.current_time)
 
     async def handle(self, exchange: Exchange) -> None:
@@ -92,9 +101,10 @@ class Registry:
 
     async def _answer(self, exchange: Exchange, account: _Account) -> None:
         request = exchange.request
-        if self.credentials is not None and not self.credentials.accept(request.headers.get("Authorization")):
-            text = "wrong or missing credentials; all nodes and hosts.toml need the same --basic-auth-file"
-            await _refuse(exchange, account, Refusal(403, ErrorCode.DENIED, text))
+        caller = self.gate.judge(request)
+        if isinstance(caller, Refusal):
+            account.handler = Handler.STRANGER
+            await _refuse(exchange, account, caller)
             return
         if request.method not in ("GET", "HEAD"):
             refusal = Refusal(405, ErrorCode.UNSUPPORTED, "only GET and HEAD: nothing can be written here")
@@ -109,11 +119,11 @@ class Registry:
             account.handler, account.kind, account.outcome = Handler.BASE, "base", Outcome.HIT
             await exchange.respond(200, Headers.of(_BASE_HEADERS), b"{}")
             return
+        account.handler = Handler.SERVE if caller is Caller.PEER else Handler.MIRROR
         await self._answer_content(exchange, target, account)
 
     async def _answer_content(self, exchange: Exchange, target: ContentTarget, account: _Account) -> None:
         request = exchange.request
-        account.handler = Handler.SERVE if _is_from_peer(request) else Handler.MIRROR
         account.kind = "manifest" if isinstance(target, ManifestTarget) else "blob"
         account.registry = self.policy.registry_of(target) or ""
         account.repository, account.name = target.repository, name_of(target)
@@ -129,10 +139,22 @@ class Registry:
             with blob:
                 await _send_blob(exchange, account, blob, wanted)
         elif account.handler is Handler.SERVE:
-            account.outcome = Outcome.MISS
-            await _respond(exchange, _UNKNOWN[type(target)])
+            await self._serve_growing(exchange, account, target, wanted)
         else:
             await self._mirror(exchange, account, target, wanted)
+
+    async def _serve_growing(
+        self, exchange: Exchange, account: _Account, target: ContentTarget, wanted: RangeRequest | None
+    ) -> None:
+        """What is not committed: to a peer that follows, the bytes as they arrive; to others it is not there."""
+        follows = isinstance(target, BlobTarget) and FOLLOW_HEADER in exchange.request.headers
+        blob = self.store.growing(target.digest) if follows and target.digest is not None else None
+        if blob is None:
+            account.outcome = Outcome.MISS
+            await _respond(exchange, _UNKNOWN[type(target)])
+            return
+        with blob:
+            await _send_growing(exchange, account, blob, wanted, self.growing_stall)
 
     async def _open(self, target: ContentTarget) -> Blob | None:
         """The local content, or None where the store cannot give it."""
@@ -205,24 +227,64 @@ class Registry:
         )
 
 
-def _is_from_peer(request: Request) -> bool:
-    return any(name in request.headers for name in _MIRRORED_HEADERS)
-
-
 async def _send_blob(exchange: Exchange, account: _Account, blob: Blob, wanted: RangeRequest | None) -> None:
-    account.source, account.outcome = ByteSource.LOCAL, Outcome.HIT
-    try:
-        span = wanted.resolve(blob.size) if wanted is not None else Span(0, blob.size)
-    except UnsatisfiableRange as error:
-        account.source, account.outcome = ByteSource.NONE, Outcome.REFUSED
-        headers = {"Content-Range": render_unsatisfied_range(blob.size)}
-        await _respond(exchange, Refusal(416, ErrorCode.RANGE_INVALID, str(error)), headers)
+    span = await _span(exchange, account, blob.size, wanted)
+    if span is None:
         return
-    part = span if wanted is not None else None
-    headers = content_headers(blob.descriptor, part)
-    sink = await exchange.start(200 if part is None else 206, Headers.of(headers), span.length)
+    account.source, account.outcome = ByteSource.LOCAL, Outcome.HIT
+    sink = await _start(exchange, blob.descriptor, span, wanted)
     if exchange.request.method == "GET" and span.length:
         await sink.send_file(blob.fileno, span.start, span.length)
+
+
+async def _send_growing(
+    exchange: Exchange, account: _Account, blob: GrowingBlob, wanted: RangeRequest | None, stall_timeout: float
+) -> None:
+    """The head at once, the bytes as they arrive; where they end or stall the body ends early."""
+    growing = {GROWING_HEADER: str(blob.size())}
+    span = await _span(exchange, account, blob.total, wanted, growing)
+    if span is None:
+        return
+    account.source, account.outcome = ByteSource.GROWING, Outcome.HIT
+    descriptor = Descriptor(blob.digest, OCTET_STREAM, blob.total)
+    sink = await _start(exchange, descriptor, span, wanted, growing)
+    if exchange.request.method != "GET":
+        return
+    try:
+        await sink.send_growing(blob, span.start, span.length, stall_timeout=stall_timeout)
+    except SourceFailed as error:
+        account.outcome, account.reason = Outcome.TRUNCATED, str(error)
+
+
+async def _span(
+    exchange: Exchange,
+    account: _Account,
+    size: int,
+    wanted: RangeRequest | None,
+    headers: dict[str, str] | None = None,
+) -> Span | None:
+    """The part that is asked for; None where there is no such part, which is answered then."""
+    if wanted is None:
+        return Span(0, size)
+    try:
+        return wanted.resolve(size)
+    except UnsatisfiableRange as error:
+        account.outcome = Outcome.REFUSED
+        fields = {"Content-Range": render_unsatisfied_range(size), **(headers or {})}
+        await _respond(exchange, Refusal(416, ErrorCode.RANGE_INVALID, str(error)), fields)
+        return None
+
+
+async def _start(
+    exchange: Exchange,
+    descriptor: Descriptor,
+    span: Span,
+    wanted: RangeRequest | None,
+    headers: dict[str, str] | None = None,
+) -> Sink:
+    part = span if wanted is not None else None
+    fields = {**content_headers(descriptor, part), **(headers or {})}
+    return await exchange.start(200 if part is None else 206, Headers.of(fields), span.length)
 
 
 async def _refuse(

@@ -12,6 +12,7 @@ class Handler(StrEnum):
     MIRROR = "mirror"
     SERVE = "serve"
     BASE = "base"
+    STRANGER = "stranger"  # neither a member of the cluster nor a client of this node, or without the password
     INVALID = "invalid"
 
 
@@ -30,6 +31,7 @@ class ByteSource(StrEnum):
     """Where the bytes came from."""
 
     LOCAL = "local"
+    GROWING = "growing"  # what this node was still receiving
     PEER = "peer"
     NONE = "none"
 

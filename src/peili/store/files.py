@@ -7,12 +7,18 @@ import stat
 from pathlib import Path
 
 from peili.oci.descriptor import Descriptor
+from peili.oci.digest import Digest
 from peili.store.index import Unread
 from peili.store.manifests import InvalidManifest, Manifest, parse_manifest
 from peili.store.protocol import Blob, Kind, NotInStore
 
 # A symbolic link could lead out of the store, and a FIFO would make the opening wait.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+
+def blob_path(root: Path, digest: Digest) -> Path:
+    """Where a blob's file is when it is committed, in containerd's content directory and in an OCI layout."""
+    return root / "blobs" / digest.algorithm / digest.hex
 
 
 def open_blob(path: Path, descriptor: Descriptor) -> Blob:

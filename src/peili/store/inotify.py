@@ -6,6 +6,7 @@ so that late, merged and repeated events do no harm. Where events were lost, one
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -27,6 +28,7 @@ class Mask(IntFlag):
     """What happened (inotify.h); several may come together."""
 
     MODIFY = 0x2
+    ATTRIB = 0x4
     CLOSE_WRITE = 0x8
     MOVED_FROM = 0x40
     MOVED_TO = 0x80
@@ -151,6 +153,11 @@ class Inotify(_Base):
     def add(self, directory: Path, mask: Mask = DIRECTORY) -> int:
         """Watch a directory (again changes nothing); return what its events carry. Raise CannotWatch."""
         return _call("inotify_add_watch", directory, self._fileno, os.fsencode(directory), int(mask))
+
+    def remove(self, watch: int) -> None:
+        """End a watch; one that ended by itself is no error."""
+        with contextlib.suppress(CannotWatch):
+            _call("inotify_rm_watch", None, self._fileno, watch)
 
     async def __anext__(self) -> list[Event]:
         await trio.lowlevel.checkpoint()

@@ -21,7 +21,8 @@ from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.reference import Reference
-from peili.store.files import open_blob
+from peili.store.files import blob_path, open_blob
+from peili.store.growing import LAYOUT_NAMESPACE, GrowingFile, Ingests
 from peili.store.index import Evidence, StoreIndex, Unread
 from peili.store.inotify import CannotWatch, Event, Mask, Watcher, open_watcher
 from peili.store.layout_files import (
@@ -35,7 +36,7 @@ from peili.store.layout_files import (
     read_images,
     read_manifests,
 )
-from peili.store.protocol import Blob, Change, NotInStore, StoreError, StoreStatistics
+from peili.store.protocol import Blob, Change, Ingest, NotInStore, StoreError, StoreStatistics
 
 WALK_SECONDS = 60.0  # between walks that repair what events missed
 SETTLE_SECONDS = 2.0  # a file that no manifest names and whose end of writing nobody saw is whole when this old
@@ -87,6 +88,7 @@ class LayoutStore:
         self._walk_seconds = walk_seconds
         self._watch = watch
         self._index = StoreIndex()
+        self._ingests = Ingests(LAYOUT_NAMESPACE)
         self._synchronised = False
         self._problem = f"{directory} is not read yet"
         self._polled = ""  # why there is no inotify
@@ -95,6 +97,11 @@ class LayoutStore:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the index current until cancelled; started after the first whole walk."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ingests.growth.run)
+            await self._keep_current(task_status)
+
+    async def _keep_current(self, task_status: trio.TaskStatus[None]) -> None:
         retry = RETRY_SECONDS[0]
         while True:
             try:
@@ -130,6 +137,14 @@ class LayoutStore:
         except NotInStore:
             self._doubt(descriptor)
             raise
+
+    def growing(self, digest: Digest) -> GrowingFile | None:
+        """Open what is being written of this digest in `ingest/`, or None; see Store.growing."""
+        return self._ingests.open(self._directory, digest)
+
+    def ingests(self) -> Collection[Ingest]:
+        """Everything that is being written in `ingest/`, and leftovers."""
+        return self._ingests.list(self._directory)
 
     def keys(self) -> Collection[Key]:
         """All keys held now."""
@@ -239,7 +254,7 @@ class LayoutStore:
             self._index.publish()
 
     def _path(self, digest: Digest) -> Path:
-        return self._directory / "blobs" / digest.algorithm / digest.hex
+        return blob_path(self._directory, digest)
 
     async def _in_thread(
         self, function: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs

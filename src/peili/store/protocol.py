@@ -107,8 +107,84 @@ class StoreStatistics:
     bytes: int  # the sum of the sizes of the blobs held
 
 
+@dataclass(frozen=True, slots=True)
+class Ingest:
+    """Content that is being received, or was and is left over: `size` bytes of `total` are there.
+
+    `modified`: when it last grew, in seconds since 1970; an old one is a leftover of a pull that ended.
+    """
+
+    digest: Digest
+    size: int
+    total: int
+    modified: float
+
+
+class GrowingBlob(Protocol):
+    """Content that this node is receiving, open for reading while it grows; its bytes are not verified yet.
+
+    The file descriptor stays valid when the content is committed (the same file) and when it is deleted. Nothing
+    here blocks for more than a system call. It is what `peili.http` sends as a growing source.
+    """
+
+    @property
+    def digest(self) -> Digest:
+        """What it will be, if the bytes are right."""
+        ...
+
+    @property
+    def total(self) -> int:
+        """Length in bytes when it is whole; known before the first byte is there."""
+        ...
+
+    @property
+    def fileno(self) -> int:
+        """The file descriptor, open for reading; positions are given with every read. ValueError when closed."""
+        ...
+
+    def size(self) -> int:
+        """How many bytes are there now. containerd writes about 1 MiB at a time."""
+        ...
+
+    def modified(self) -> float:
+        """When it last grew, in seconds since 1970 (the file's time, coarse to some milliseconds)."""
+        ...
+
+    def vanished(self) -> bool:
+        """Whether the file was deleted: the pull failed, was given up, or somebody else committed the digest."""
+        ...
+
+    def committed(self) -> bool:
+        """Whether exactly this file is the store's verified content of the digest now."""
+        ...
+
+    def ended(self) -> bool:
+        """Whether it grows no more: committed or vanished. What `size` says is all there will be."""
+        ...
+
+    async def wait(self, beyond: int, timeout: float) -> bool:
+        """Wait until more than `beyond` bytes are there; False when it ended before, or after `timeout` seconds.
+
+        Woken by inotify where there is one, else by polling; any number of tasks may wait.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the file descriptor back; again does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Store(Protocol):
-    """A node's content, complete and readable. All but `run` and `open` answer from memory at once."""
+    """A node's content, complete and readable. All but `run` and `open` answer from memory at once.
+
+    `growing` and `ingests` look at files, a few system calls each; they never ask containerd.
+    """
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Keep the index current until cancelled; call `task_status.started()` after the first whole walk.
@@ -128,6 +204,19 @@ class Store(Protocol):
 
     async def open(self, digest: Digest) -> Blob:
         """Open a blob for reading. Raise NotInStore; the caller closes the Blob."""
+        ...
+
+    def growing(self, digest: Digest) -> GrowingBlob | None:
+        """Open what this node receives of this digest right now, or None; the caller closes it.
+
+        Not None says only that there is a file with a known total: it may hold no byte yet (containerd makes it
+        before its first request) or be a leftover (`modified` is old). Growth after a moment is seen by keeping it
+        open: `size` then, and `wait(size, timeout)`. Just after the commit it is the committed file.
+        """
+        ...
+
+    def ingests(self) -> Collection[Ingest]:
+        """Everything that is being received or left over, in no order; a bounded number of them."""
         ...
 
     def keys(self) -> Collection[Key]:

@@ -10,7 +10,6 @@ from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.media_types import OCI_INDEX, OCTET_STREAM
 from peili.store.containerd.content import (
-    blob_path,
     changed_digest,
     exported_root,
     readable_content,
@@ -18,6 +17,7 @@ from peili.store.containerd.content import (
     watch_content,
 )
 from peili.store.containerd.session import image_target
+from peili.store.files import blob_path
 from peili.store.index import Evidence
 from peili.store.inotify import CannotWatch, Inotify
 

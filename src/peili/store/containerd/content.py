@@ -13,7 +13,7 @@ from pathlib import Path
 
 from peili.containerd.client import Client, ContentRecord, Plugin
 from peili.oci.digest import Digest, InvalidDigest
-from peili.store.files import read_manifest
+from peili.store.files import blob_path, read_manifest
 from peili.store.index import Evidence, Unread
 from peili.store.inotify import CannotWatch, Mask, Watcher
 from peili.store.manifests import Manifest
@@ -52,11 +52,6 @@ def exported_root(plugins: Iterable[Plugin]) -> Path | None:
         if plugin.type == "io.containerd.content.v1" and plugin.id == "content" and root.startswith("/"):
             return Path(root)
     return None
-
-
-def blob_path(root: Path, digest: Digest) -> Path:
-    """Where a blob's file is when it is committed."""
-    return root / "blobs" / digest.algorithm / digest.hex
 
 
 def readable_size(root: Path, digest: Digest) -> int | None:

@@ -15,12 +15,13 @@ from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.reference import Reference
-from peili.store.containerd.content import blob_path, discover_root
+from peili.store.containerd.content import discover_root
 from peili.store.containerd.session import Session
-from peili.store.files import open_blob
+from peili.store.files import blob_path, open_blob
+from peili.store.growing import GrowingFile, Ingests
 from peili.store.index import StoreIndex
 from peili.store.inotify import CannotWatch
-from peili.store.protocol import Blob, Change, NotInStore, StoreError, StoreStatistics
+from peili.store.protocol import Blob, Change, Ingest, NotInStore, StoreError, StoreStatistics
 
 DEFAULT_SOCKET = Path("/run/containerd/containerd.sock")
 DEFAULT_NAMESPACE = "k8s.io"
@@ -47,6 +48,7 @@ class ContainerdStore:
         self._namespace = namespace
         self._content_path = content_path
         self._index = StoreIndex()
+        self._ingests = Ingests(namespace)
         self._root: Path | None = None
         self._session: Session | None = None
         self._version = ""
@@ -55,6 +57,11 @@ class ContainerdStore:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the index current until cancelled; started after the first whole walk."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._ingests.growth.run)
+            await self._keep_current(task_status)
+
+    async def _keep_current(self, task_status: trio.TaskStatus[None]) -> None:
         backoff = FIRST_BACKOFF
         while True:
             started = trio.current_time()
@@ -89,6 +96,14 @@ class ContainerdStore:
             if self._session is not None:
                 self._session.file_changed(digest)
             raise
+
+    def growing(self, digest: Digest) -> GrowingFile | None:
+        """Open what containerd receives of this digest right now, or None; see Store.growing."""
+        return self._ingests.open(self._root, digest) if self._root is not None else None
+
+    def ingests(self) -> Collection[Ingest]:
+        """Everything that containerd receives in this namespace, and leftovers."""
+        return self._ingests.list(self._root) if self._root is not None else ()
 
     def keys(self) -> Collection[Key]:
         """All keys held now."""
