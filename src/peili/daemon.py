@@ -18,6 +18,7 @@ os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 import structlog
 import trio
 
+from peili.members.membership import Membership
 from peili.node import Node, StartFailed
 from peili.observe.log import configure_logging
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
@@ -43,7 +44,8 @@ def run_daemon(settings: RunSettings) -> None:
 
 async def _run(settings: RunSettings) -> None:
     store = build_store(settings)
-    await run_until_signal(Node(settings, store, build_router(settings)))
+    membership = Membership(settings.cluster_secret) if settings.cluster_secret is not None else None
+    await run_until_signal(Node(settings, store, build_router(settings, membership), membership))
 
 
 def build_store(settings: RunSettings) -> Store:
@@ -61,7 +63,7 @@ def build_store(settings: RunSettings) -> Store:
     return LayoutStore(settings.store.directory)
 
 
-def build_router(settings: RunSettings) -> Router:
+def build_router(settings: RunSettings, membership: Membership | None) -> Router:
     """The router of the settings; raise StartFailed where its identity cannot be read or kept."""
     values = KademliaSettings(
         listen_host=settings.router_address.host,
@@ -74,7 +76,7 @@ def build_router(settings: RunSettings) -> Router:
         bootstrap=settings.bootstrap,
     )
     try:
-        return KademliaRouter(values, log=_log.info)
+        return KademliaRouter(values, log=_log.info, members=membership)
     except OSError as error:
         raise StartFailed(f"--data-dir {settings.data_directory}: {error}") from error
 

@@ -13,7 +13,9 @@ from peili.http.client import Client
 from peili.http.errors import HttpError
 from peili.http.message import Headers, SocketAddress
 from peili.http.server import Exchange, Server, listen
-from peili.mirror.attempt import Asker
+from peili.members.membership import Membership
+from peili.members.request_mac import MEMBER_HEADER
+from peili.mirror.attempt import Asker, RequestHeaders
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
 from peili.mirror.lookup import Lookup
@@ -26,7 +28,9 @@ from peili.observe.operations import Operations
 from peili.observe.recent import Recent
 from peili.observe.status import render_status
 from peili.observe.upstream import watch_upstream
-from peili.registry.endpoint import MIRRORED_HEADER, Registry
+from peili.registry.clients import ClientNetworks
+from peili.registry.endpoint import Registry
+from peili.registry.gate import MIRRORED_HEADER, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
 from peili.routing.protocol import Router
@@ -36,6 +40,9 @@ from peili.sync import keep_provided
 from peili.version import VERSION
 
 _log = structlog.get_logger()
+OPEN_CLUSTER = (
+    "no --cluster-secret-file: everybody who reaches this node's ports can answer for tags and read every image"
+)
 _CLOSING = 1.0  # seconds for closing idle connections at the end
 
 
@@ -54,14 +61,18 @@ class _State:
 
 
 class Node:
-    """One Peili. Store and router are given: the daemon, the demo and tests choose them."""
+    """One Peili. Store and router are given: the daemon, the demo and tests choose them; so is the membership,
+    which the router shares. None: everybody is a member."""
 
-    def __init__(self, settings: RunSettings, store: Store, router: Router) -> None:
+    def __init__(
+        self, settings: RunSettings, store: Store, router: Router, membership: Membership | None = None
+    ) -> None:
         self.metrics = Metrics()
         self.recent = Recent()
         self._settings = settings
         self._store = store
         self._router = router
+        self._membership = membership
         self._policy = Policy(
             settings.mirrored_registries, settings.filters, settings.resolve_tags, settings.resolve_latest
         )
@@ -109,6 +120,10 @@ class Node:
             self._state.listening_since = trio.current_time()
             sync_scope = await nursery.start(self._sync)
             _log.info("listening", version=VERSION, registry=str(settings.registry_address))
+            if self._membership is None:
+                _log.warning(OPEN_CLUSTER)
+            else:
+                nursery.start_soon(self._membership.run, _log.warning)
             nursery.start_soon(self._announce_readiness)
             task_status.started()
             await self._stop.wait()
@@ -169,14 +184,28 @@ class Node:
 
     def _registry_endpoint(self) -> Registry:
         settings, history = self._settings, History()
-        headers = {MIRRORED_HEADER: "true", "User-Agent": f"peili/{VERSION}"}
-        if settings.credentials is not None:
-            headers["Authorization"] = settings.credentials.header
-        asker = Asker(self._client, Headers.of(headers), silence=settings.stall_timeout)
+        asker = Asker(self._client, self._peer_headers(), silence=settings.stall_timeout)
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         mirror = Mirror(lookup, history, GiveUps(), self.metrics, stall_timeout=settings.stall_timeout)
-        return Registry(self._store, mirror, self._policy, settings.credentials, self._record)
+        return Registry(self._store, mirror, self._policy, self._gate(), self._record)
+
+    def _gate(self) -> Gate:
+        """Who may ask: with a secret its members, and clients on this machine or where the settings say."""
+        settings, restricted = self._settings, self._membership is not None or self._settings.client_networks
+        clients = ClientNetworks(settings.client_networks) if restricted else None
+        return Gate(MEMBER_HEADER, self._membership, clients, settings.credentials)
+
+    def _peer_headers(self) -> RequestHeaders:
+        """What our requests to peers carry; the password only where there is no better proof."""
+        fields = {MIRRORED_HEADER: "true", "User-Agent": f"peili/{VERSION}"}
+        membership, credentials = self._membership, self._settings.credentials
+        if membership is None and credentials is not None:
+            fields["Authorization"] = credentials.header
+        fixed = Headers.of(fields)
+        if membership is None:
+            return lambda method, target: fixed
+        return lambda method, target: fixed.with_(*membership.stamp(method, target))
 
     def _operations_endpoint(self) -> Operations:
         return Operations(

@@ -14,7 +14,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from peili.http.message import SocketAddress
+from peili.members.secret_file import SecretFile, read_secrets
+from peili.members.secrets import InvalidSecret
 from peili.oci.reference import InvalidReference, check_registry
+from peili.registry.clients import Network
 from peili.registry.credentials import Credentials, InvalidCredentials
 from peili.routing.bootstrap import Source
 
@@ -76,6 +79,8 @@ class RunSettings:
     grace_period: float
     data_directory: Path | None
     credentials: Credentials | None
+    cluster_secret: SecretFile | None
+    client_networks: tuple[Network, ...]
     zone: str
     log_level: LogLevel
 
@@ -104,6 +109,15 @@ def parse_ip_address(text: str) -> str:
     if address.is_unspecified or address.is_multicast:
         raise InvalidSetting("peers cannot reach this address; write one of this node")
     return str(address)
+
+
+def parse_network(text: str) -> Network:
+    """A network in CIDR notation, or one address; raise InvalidSetting."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        advice = "write a network, as 10.0.0.0/24 or fd00::/64, or one address"
+        raise InvalidSetting(f"{advice} ({error})" if "host bits" in str(error) else advice) from error
 
 
 def parse_duration(text: str) -> float:
@@ -174,3 +188,11 @@ def read_credentials(path: Path) -> Credentials:
         raise InvalidSetting(f"{path} is not UTF-8 text") from error
     except InvalidCredentials as error:
         raise InvalidSetting(f"{path}: {error}") from error
+
+
+def read_cluster_secret(path: Path) -> SecretFile:
+    """The cluster secret's file; raise InvalidSetting, which never repeats what is in it."""
+    try:
+        return read_secrets(path)
+    except InvalidSecret as error:
+        raise InvalidSetting(str(error)) from error

@@ -16,6 +16,7 @@ from peili.http.client import Client
 from peili.http.errors import SourceFailed
 from peili.http.message import Headers, SocketAddress
 from peili.http.server import Exchange, Server, listen
+from peili.members.membership import Membership
 from peili.node import Node
 from peili.oci.key import Key
 from peili.registry.record import RequestRecord
@@ -52,6 +53,8 @@ def settings_for(host: str, directory: Path) -> RunSettings:
         grace_period=2.0,
         data_directory=None,
         credentials=None,
+        cluster_secret=None,
+        client_networks=(),
         zone="",
         log_level=LogLevel.ERROR,
     )
@@ -132,7 +135,8 @@ async def running_node(
     layout.write_index()
     store = LayoutStore(directory)
     router = MemoryRouter(network, peer_id=host, host=host, registry_port=PORT, zone=settings.zone)
-    node = Node(settings, store, router)
+    membership = Membership(settings.cluster_secret) if settings.cluster_secret is not None else None
+    node = Node(settings, store, router, membership)
     async with trio.open_nursery() as nursery:
         await nursery.start(node.run)
         with trio.fail_after(10):

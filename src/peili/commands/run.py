@@ -9,6 +9,8 @@ import click
 
 from peili.commands.options import Parsed, option
 from peili.http.message import SocketAddress
+from peili.members.secret_file import SecretFile
+from peili.registry.clients import Network
 from peili.registry.credentials import Credentials
 from peili.routing.bootstrap import Source, parse_source
 from peili.settings import (
@@ -22,14 +24,17 @@ from peili.settings import (
     parse_ip_address,
     parse_layout_directory,
     parse_mirrored_registry,
+    parse_network,
     parse_socket_address,
     parse_zone,
+    read_cluster_secret,
     read_credentials,
 )
 
 _ADDRESS = Parsed("IP:PORT", parse_socket_address)
 _DURATION = Parsed("DURATION", parse_duration)
 _CREDENTIALS = Parsed("PATH", lambda text: read_credentials(Path(text)))
+_SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
 
 
 @click.command()
@@ -120,6 +125,22 @@ _CREDENTIALS = Parsed("PATH", lambda text: read_credentials(Path(text)))
     help="A file with one line, user:password: what every client of the registry endpoint must present.",
 )
 @option(
+    "--cluster-secret-file",
+    "cluster_secret",
+    type=_SECRET,
+    help="A file with a secret of at least 16 bytes that makes this node a member of its cluster, or with two, one "
+    "a line, while one replaces the other: the first is used, both are accepted; changes are seen while it runs. "
+    "Without it everybody who reaches the ports can answer for tags and read every image.",
+)
+@option(
+    "--client-network",
+    "client_networks",
+    type=Parsed("CIDR", parse_network),
+    multiple=True,
+    help="Where requests may come from that are no member's, beside this machine's own addresses; repeatable. "
+    "None: from nowhere else with a cluster secret, from everywhere without one.",
+)
+@option(
     "--zone",
     type=Parsed("NAME", parse_zone),
     default="",
@@ -150,6 +171,8 @@ def run(
     grace_period: float,
     data_dir: Path | None,
     credentials: Credentials | None,
+    cluster_secret: SecretFile | None,
+    client_networks: tuple[Network, ...],
     zone: str,
     log_level: str,
 ) -> None:
@@ -173,6 +196,8 @@ def run(
         grace_period=grace_period,
         data_directory=data_dir,
         credentials=credentials,
+        cluster_secret=cluster_secret,
+        client_networks=client_networks,
         zone=zone,
         log_level=LogLevel(log_level),
     )

@@ -5,7 +5,7 @@ The handshake itself accepts every certificate, so `verify_certificate` is the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -68,13 +68,25 @@ class HostCertificate:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedCertificate:
-    """What a good certificate proves: who the peer is; `extensions` are the ones we do not know, by dotted OID."""
+    """What a good certificate proves: who the peer is; `extensions` are the ones we do not know, by dotted OID.
+
+    `public_key` is the certificate's own (SubjectPublicKeyInfo, DER); the peer has proved to hold its private half.
+    """
 
     peer_id: PeerId
+    public_key: bytes
     extensions: Mapping[str, bytes]
 
 
-def make_certificate(host_key: Ed25519PrivateKey, extra: Sequence[ExtraExtension] = ()) -> HostCertificate:
+ExtraExtensions = Callable[[bytes], Sequence[ExtraExtension]]  # for a certificate with this SubjectPublicKeyInfo
+
+
+def no_extensions(public_key: bytes) -> Sequence[ExtraExtension]:
+    """Nothing beside libp2p's own."""
+    return ()
+
+
+def make_certificate(host_key: Ed25519PrivateKey, extra: ExtraExtensions = no_extensions) -> HostCertificate:
     """A fresh self-signed P-256 certificate whose key this host key vouches for."""
     key = ec.generate_private_key(ec.SECP256R1())
     spki = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -93,7 +105,7 @@ def make_certificate(host_key: Ed25519PrivateKey, extra: Sequence[ExtraExtension
         .not_valid_after(now + VALIDITY)
         .add_extension(x509.UnrecognizedExtension(LIBP2P_EXTENSION, signed_key), critical=False)
     )
-    for extension in extra:
+    for extension in extra(spki):
         value = x509.UnrecognizedExtension(x509.ObjectIdentifier(extension.oid), extension.value)
         builder = builder.add_extension(value, critical=False)
     return HostCertificate(builder.sign(key, hashes.SHA256()), key)
@@ -118,7 +130,8 @@ def _verify(certificate: x509.Certificate, now: datetime) -> VerifiedCertificate
         raise CertificateError("the certificate has expired; compare the clocks of both nodes")
     _check_self_signed(certificate)
     signed_key, extra = _sort_extensions(certificate)
-    return VerifiedCertificate(_host_key(certificate, signed_key), extra)
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return VerifiedCertificate(_host_key(spki, signed_key), spki, extra)
 
 
 def _check_self_signed(certificate: x509.Certificate) -> None:
@@ -154,7 +167,7 @@ def _sort_extensions(certificate: x509.Certificate) -> tuple[bytes, dict[str, by
     return signed_key, extra
 
 
-def _host_key(certificate: x509.Certificate, signed_key: bytes) -> PeerId:
+def _host_key(spki: bytes, signed_key: bytes) -> PeerId:
     """The id of the host key in the extension, which must have signed the certificate's key."""
     end = len(_KEY_HEADER) + ED25519_KEY_LENGTH
     public, signature = signed_key[len(_KEY_HEADER) : end], signed_key[end + len(_SIGNATURE_HEADER) :]
@@ -164,7 +177,6 @@ def _host_key(certificate: x509.Certificate, signed_key: bytes) -> PeerId:
         or not signed_key[end:].startswith(_SIGNATURE_HEADER)
     ):
         raise CertificateError("the libp2p extension holds no Ed25519 key with its signature")
-    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     try:
         Ed25519PublicKey.from_public_bytes(public).verify(signature, SIGNATURE_PREFIX + spki)
     except InvalidSignature as error:

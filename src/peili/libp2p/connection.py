@@ -64,7 +64,8 @@ class Connection:
 
     __slots__ = (
         "_about", "_closed", "_closing", "_keeper", "_leftover", "_nursery", "_outbox_ready",
-        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "draining", "keepalive", "last_used",
+        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "certificate", "draining",
+        "keepalive", "last_used",
         "opened", "outbound", "peer_id", "reason", "remote", "yamux",
     )  # fmt: skip
 
@@ -77,6 +78,7 @@ class Connection:
         remote: tuple[str, int],
         outbound: bool,
     ) -> None:
+        self.certificate: Final = secured.certificate
         self.peer_id: Final[PeerId] = secured.certificate.peer_id
         self.remote: Final = remote
         self.outbound: Final = outbound

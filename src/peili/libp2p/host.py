@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from peili.libp2p.certificate import ExtraExtension, VerifiedCertificate
+from peili.libp2p.certificate import ExtraExtension, ExtraExtensions, VerifiedCertificate, no_extensions
 from peili.libp2p.connection import Connection
 from peili.libp2p.dial import Dials
 from peili.libp2p.errors import (
@@ -46,6 +46,7 @@ from peili.libp2p.upgrade import HANDSHAKE_TIMEOUT, Secured, upgrade
 __all__ = [
     "Connection",
     "DialError",
+    "ExtraExtension",
     "Host",
     "HostLimits",
     "Identify",
@@ -54,9 +55,11 @@ __all__ = [
     "SelfDial",
     "Stream",
     "StreamError",
+    "VerifiedCertificate",
 ]
 
 ConnectionCallback = Callable[[Connection], None]
+RefusedCallback = Callable[[PeerId, str], None]
 VerifyPeer = Callable[[VerifiedCertificate], bool]
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait where there are no descriptors for a new connection
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
@@ -71,8 +74,9 @@ class Host:
     """This node on the wire.
 
     Set the handlers, then run it in a nursery. `on_connected` and `on_disconnected` are called with each
-    authenticated connection, in both directions; they must not block. `verify_peer` says who may take part, by the
-    extensions of a peer's good certificate; `extra_extensions` go into our own. Dials leave from the one of
+    authenticated connection, in both directions; they must not block. `verify_peer` says who may take part, by a
+    peer's good certificate: nobody else's stream is opened or taken, and `on_refused` hears of it, with the IP
+    address. `extra_extensions` go into our own certificate. Dials leave from the one of
     `source_addresses` (local IP addresses) that has the peer's family; without one the kernel chooses.
     """
 
@@ -85,7 +89,7 @@ class Host:
         zone: str = "",
         limits: HostLimits = HostLimits(),  # noqa: B008 - frozen
         verify_peer: VerifyPeer = _everybody,
-        extra_extensions: Sequence[ExtraExtension] = (),
+        extra_extensions: ExtraExtensions = no_extensions,
         source_addresses: Sequence[str] = (),
     ) -> None:
         if len(zone.encode()) > MAX_ZONE or len(agent_version.encode()) > MAX_TEXT:
@@ -95,8 +99,10 @@ class Host:
         self.limits: Final = limits
         self.on_connected: ConnectionCallback | None = None
         self.on_disconnected: ConnectionCallback | None = None
+        self.on_refused: RefusedCallback | None = None
         self._verify_peer = verify_peer
         self._source_addresses = tuple(source_addresses)
+        self._extra_extensions = extra_extensions
         self._contexts = TlsContexts(identity.certificate(extra_extensions))
         self._own = Identify(
             self.peer_id, frozenset(), agent_version, PROTOCOL_VERSION, (), registry_port=registry_port, zone=zone
@@ -163,6 +169,14 @@ class Host:
     def connections(self) -> tuple[Connection, ...]:
         """All authenticated connections."""
         return self._roster.all()
+
+    def renew(self) -> None:
+        """What `extra_extensions` or `verify_peer` say has changed: make a new certificate for connections to come,
+        and end those whose peers may take part no longer."""
+        self._contexts = TlsContexts(self.identity.certificate(self._extra_extensions))
+        for connection in self.connections():
+            if not self._verify_peer(connection.certificate):
+                connection.drop("the peer may not take part any more")
 
     # What connections call
 
@@ -247,7 +261,7 @@ class Host:
         try:
             with trio.fail_after(HANDSHAKE_TIMEOUT):
                 secured = await upgrade(stream, self._contexts, outbound=outbound)
-            self._check_peer(secured, expected)
+            self._check_peer(secured, expected, remote)
             connection = Connection(stream, secured, self, remote=remote, outbound=outbound)
             self._register(connection)
         except BaseException as error:
@@ -263,13 +277,15 @@ class Host:
         self._tell(self.on_connected, connection)
         return connection
 
-    def _check_peer(self, secured: Secured, expected: PeerId | None) -> None:
+    def _check_peer(self, secured: Secured, expected: PeerId | None, remote: tuple[str, int]) -> None:
         actual = secured.certificate.peer_id
         if actual == self.peer_id:
             raise SelfDial("the address leads to ourselves", actual)
         if expected is not None and actual != expected:
             raise DialError(f"somebody else is there: {actual} instead of {expected}", actual)
         if not self._verify_peer(secured.certificate):
+            if self.on_refused is not None:
+                self.on_refused(actual, remote[0])
             raise DialError(f"{actual} may not take part here", actual)
 
     def _register(self, connection: Connection) -> None:

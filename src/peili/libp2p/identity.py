@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from peili.libp2p.certificate import ExtraExtension, HostCertificate, make_certificate
+from peili.libp2p.certificate import ExtraExtensions, HostCertificate, make_certificate, no_extensions
 from peili.libp2p.errors import Libp2pError
 from peili.libp2p.peer_id import PeerId
 
@@ -67,7 +66,7 @@ class Identity:
         # Somebody else created it between our look and our write: theirs counts.
         return cls(key) if created else cls.load_or_create(path)
 
-    def certificate(self, extra: Sequence[ExtraExtension] = ()) -> HostCertificate:
+    def certificate(self, extra: ExtraExtensions = no_extensions) -> HostCertificate:
         """A fresh self-signed P-256 certificate that this identity vouches for, with its private key."""
         return make_certificate(self._key, extra)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from peili.http.client import Client, Response
 from peili.http.errors import (
@@ -60,13 +61,21 @@ class Stream:
 Answer = Whole | Stream
 
 
+class RequestHeaders(Protocol):
+    """The header fields of a request to a peer: the mark against forwarding, and what proves who asks."""
+
+    def __call__(self, method: str, target: str) -> Headers:
+        """For a request that is sent now; `target` as it goes over the wire."""
+        ...
+
+
 class Asker:
-    """Asks providers. `headers` go with every request: the mark against forwarding, and credentials.
+    """Asks providers. `headers` are made for every single request, because a proof is good for one only.
 
     `silence`: seconds that a provider may be silent before the head, or within a small body.
     """
 
-    def __init__(self, client: Client, headers: Headers, *, silence: float) -> None:
+    def __init__(self, client: Client, headers: RequestHeaders, *, silence: float) -> None:
         self._client = client
         self._headers = headers
         self._silence = silence
@@ -96,13 +105,15 @@ class Asker:
         return Whole(provider, head.descriptor, head.span, body)
 
     async def _open(self, provider: Provider, wanted: Wanted) -> tuple[Response, Head]:
-        headers = self._headers
+        method = "HEAD" if wanted.head_only and not isinstance(wanted.target, ManifestTarget) else "GET"
+        target = render_target(wanted.target)
+        headers = self._headers(method, target)
         if wanted.range is not None:
             headers = headers.with_("Range", str(wanted.range))
         response = await self._client.open(
             SocketAddress(provider.host, provider.port),
-            "HEAD" if wanted.head_only and not isinstance(wanted.target, ManifestTarget) else "GET",
-            render_target(wanted.target),
+            method,
+            target,
             headers,
             connect_timeout=self._silence,
             head_timeout=self._silence,

@@ -176,6 +176,7 @@ class _Snapshots(Collector):
         for name, text, value in (
             ("peili_provided_keys", "Keys that this node provides to its peers.", router.provided_keys),
             ("peili_peers", "Peers that this node is connected to.", connected),
+            ("peili_refused_peers", "Handshakes with peers that are no members.", router.refused_peers),
             ("peili_provider_records", "Provider records that this node keeps for others.", router.records),
             ("peili_store_bytes", "Bytes of content that this node holds.", store.bytes),
             ("peili_store_answering", "1 while the content store answers.", float(store.answering)),

@@ -45,6 +45,7 @@ class RouterStatistics:
     records: int  # provider records that this node keeps for others
     bootstrap_problem: str  # why bootstrap found nobody, for the operator; empty when it did or was not asked yet
     alone: bool  # bootstrap answered, and yielded no address but our own
+    refused_peers: int = 0  # handshakes since the start with peers that are no members of this cluster
 
 
 class Router(Protocol):

@@ -145,7 +145,7 @@ def test_what_is_no_certificate(der: bytes) -> None:
 
 def test_our_own_certificate_is_good_and_carries_what_was_added() -> None:
     identity = Identity.generate()
-    own = identity.certificate([ExtraExtension("1.3.6.1.4.1.53594.99", b"a proof")])
+    own = identity.certificate(lambda public_key: [ExtraExtension("1.3.6.1.4.1.53594.99", b"a proof")])
     verified = verify_certificate(own.certificate.public_bytes(Encoding.DER), datetime.now(UTC))
     assert verified.peer_id == identity.peer_id
     assert verified.extensions == {"1.3.6.1.4.1.53594.99": b"a proof"}

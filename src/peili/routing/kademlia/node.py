@@ -23,6 +23,7 @@ from peili.routing.kademlia.joining import Joining
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
+from peili.routing.kademlia.members import Door, Members
 from peili.routing.kademlia.outbox import Outbox
 from peili.routing.kademlia.search import ProviderSearch
 from peili.routing.kademlia.serve import Server
@@ -49,11 +50,19 @@ def _silent(event: str, **fields: object) -> None:
 class KademliaRouter:
     """A Router that is found by, and finds, the nodes with the same prefix. It runs once."""
 
-    def __init__(self, settings: KademliaSettings, *, log: Log = _silent, fetch: Fetch = fetch.fetch) -> None:
-        """Read or make the identity; raise OSError where its file cannot be used."""
+    def __init__(
+        self,
+        settings: KademliaSettings,
+        *,
+        log: Log = _silent,
+        fetch: Fetch = fetch.fetch,
+        members: Members | None = None,
+    ) -> None:
+        """Read or make the identity; raise OSError where its file cannot be used. No `members`: all may come."""
         identity = _identity(settings)
         self._settings = settings
         self._log = log
+        self._door = Door(members, log)
         self._host = Host(
             identity,
             agent_version=settings.agent,
@@ -61,7 +70,12 @@ class KademliaRouter:
             zone=settings.zone,
             limits=settings.limits,
             source_addresses=source_addresses(settings),
+            verify_peer=self._door.lets_in,
+            extra_extensions=self._door.extensions,
         )
+        self._host.on_refused = self._door.refuse
+        if members is not None:
+            members.on_change(self._host.renew)
         self._knowledge = Knowledge(identity.peer_id.to_bytes(), settings)
         self._links = Links(self._host, settings, dial_loopback=is_loopback(settings))
         self._lookups = Lookups(self._knowledge, self._links)
@@ -135,6 +149,7 @@ class KademliaRouter:
             records=self._knowledge.records.statistics().records,
             bootstrap_problem="" if connected else self._joining.problem,
             alone=self._joining.alone and not connected,
+            refused_peers=self._door.refused,
         )
 
     # What runs
