@@ -9,6 +9,7 @@ from typing import Protocol
 
 import trio
 
+from peili.follow.message import Answer, Ask
 from peili.oci.key import Key
 
 
@@ -84,4 +85,15 @@ class Router(Protocol):
 
     def statistics(self) -> RouterStatistics:
         """A frozen snapshot."""
+        ...
+
+
+class Coordination(Protocol):
+    """The coordinators of digests that are being fetched (peili.follow)."""
+
+    async def ask(self, ask: Ask) -> Answer | None:
+        """Tell the coordinators of `ask.key`; their answer, or None where they are silent. Never raises for peers.
+
+        The sources in an answer are peers that this node has a connection of its own to.
+        """
         ...

@@ -1,0 +1,254 @@
+"""Who fetches a digest, and who follows whom: the way of these messages between nodes and coordinators.
+
+The coordinators of a digest are the two live nodes closest to it that speak the protocol; we may be one of them.
+Both are asked at once and both keep the table; the closer one's answer counts, the other's where the closer is
+silent. What a coordinator names is a hint: a source is only passed on with what our own authenticated
+connection to that very peer shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+import trio
+
+from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
+from peili.follow.coordinator import Coordinator
+from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
+from peili.follow.settings import FollowSettings
+from peili.follow.wire import InvalidFollowMessage
+from peili.kademlia.contact import Contact
+from peili.kademlia.keyspace import distance, kad_key, position
+from peili.kademlia.message import MessageType
+from peili.libp2p.host import Libp2pError, Stream, StreamError
+from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
+from peili.routing.kademlia.exchange import StreamPool
+from peili.routing.kademlia.knowledge import Knowledge
+from peili.routing.kademlia.links import IDENTIFY_TIMEOUT, Link, Links, PeerFailed
+from peili.routing.kademlia.lookups import Lookups
+from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
+
+COORDINATORS: Final = 2
+PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
+ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
+NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
+MOST_NEAREST: Final = 1024
+RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
+EXPIRE_INTERVAL: Final = 1.0  # seconds
+
+_Reply = tuple[int, Answer | None]  # the coordinator's place, 0 for the closest
+
+
+class Coordination:
+    """This node's part: asks the coordinators, and is one for the digests that lie closest to it."""
+
+    def __init__(
+        self,
+        knowledge: Knowledge,
+        links: Links,
+        lookups: Lookups,
+        settings: FollowSettings,
+        *,
+        own_contact: Callable[[], Contact],
+        provided: Collection[bytes],
+    ) -> None:
+        self.coordinator = Coordinator(settings)
+        self.protocol = follow_protocol(knowledge.settings.prefix)
+        self._knowledge = knowledge
+        self._links = links
+        self._lookups = lookups
+        self._own_contact = own_contact
+        self._provided = provided
+        self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}
+        self._pools: dict[Link, StreamPool] = {}
+
+    async def run(self) -> None:
+        """Forget what was not heard of for too long, until cancelled."""
+        while True:
+            await trio.sleep(EXPIRE_INTERVAL)
+            self.coordinator.expire(trio.current_time())
+            self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
+
+    def lost(self, peer_id: bytes) -> None:
+        """The last connection to this peer is gone, or it said goodbye."""
+        self.coordinator.forget_peer(peer_id)
+
+    # Asking
+
+    async def ask(self, ask: Ask) -> Answer | None:
+        """The coordinators' answer, its sources verified; None where no coordinator answers in time."""
+        coordinators = await self._coordinators(ask.key)
+        nursery = self._lookups.nursery
+        if nursery is None:
+            return None  # not running
+        send, receive = trio.open_memory_channel[_Reply](len(coordinators))
+        for place, peer_id in enumerate(coordinators):
+            # In the router's nursery: both are to hear it, also when we need to wait for one of them only.
+            nursery.start_soon(self._ask_one, place, peer_id, ask, send)
+        answer = await _best_reply(receive, len(coordinators))
+        return await self._verified(answer) if isinstance(answer, Follow) else answer
+
+    async def _ask_one(self, place: int, peer_id: bytes, ask: Ask, send: trio.MemorySendChannel[_Reply]) -> None:
+        answer: Answer | None = None
+        if peer_id == self._knowledge.own_id:
+            answer = self._answer(self._own_peer(), ask)
+        else:
+            try:
+                with trio.move_on_after(ASK_TIMEOUT):
+                    link = await self._reach(peer_id)
+                    answer = decode_answer(await self._pool(link).request(encode_ask(ask)))
+            except (PeerFailed, Libp2pError, InvalidFollowMessage):
+                answer = None
+        await send.send((place, answer))  # the buffer has room for all
+
+    async def _coordinators(self, key: bytes) -> tuple[bytes, ...]:
+        """The ids of the nodes closest to the key, the closest first."""
+        now = trio.current_time()
+        known = self._nearest.get(key)
+        if known is not None and now < known[0] and not any(self._is_suspect(peer_id) for peer_id in known[1]):
+            return known[1]
+        found = tuple(await self._find_coordinators(key))
+        self._nearest.pop(key, None)
+        self._nearest[key] = (now + NEAREST_LIFETIME, found)
+        if len(self._nearest) > MOST_NEAREST:
+            del self._nearest[next(iter(self._nearest))]
+        return found
+
+    async def _find_coordinators(self, key: bytes) -> list[bytes]:
+        table, target = self._knowledge.table, position(kad_key(key))
+        k = self._knowledge.settings.k
+        if table.sees_everybody:
+            contacts = table.closest(target, k)
+        else:
+            lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
+            contacts = lookup.closest(k)
+        ids = {contact.id for contact in contacts if self._may_coordinate(contact.id)} | {self._knowledge.own_id}
+        return sorted(ids, key=lambda peer_id: distance(position(peer_id), target))[:COORDINATORS]
+
+    def _may_coordinate(self, peer_id: bytes) -> bool:
+        """Not one that is suspect, nor one that is known not to speak the protocol."""
+        link = self._links.get(peer_id)
+        unable = link is not None and link.identify is not None and not link.speaks(self.protocol)
+        return not unable and not self._is_suspect(peer_id)
+
+    def _is_suspect(self, peer_id: bytes) -> bool:
+        return self._knowledge.table.is_suspect(peer_id, trio.current_time())
+
+    async def _reach(self, peer_id: bytes) -> Link:
+        link = self._links.get(peer_id)
+        if link is None or link.identify is None:
+            contact = self._knowledge.table.get(peer_id)
+            if contact is None:
+                found = await self._lookups.run(peer_id, MessageType.FIND_NODE)
+                contact = next((each for each in found.known() if each.id == peer_id), None)
+            if contact is None:
+                raise PeerFailed("nobody knows where this peer is")
+            link = await self._links.reach(contact)
+        if not link.speaks(self.protocol):
+            raise PeerFailed("the peer does not speak our protocol")
+        return link
+
+    def _pool(self, link: Link) -> StreamPool:
+        pool = self._pools.get(link)
+        if pool is None:
+            pool = self._pools[link] = StreamPool(link.connection, self.protocol, MAX_SIZE)
+        return pool
+
+    async def _verified(self, answer: Follow) -> Follow | None:
+        """The sources as we know them ourselves; those that cannot be reached are left out."""
+        sources: list[Source | None] = [None] * len(answer.sources)
+        with trio.move_on_after(RESOLVE_TIMEOUT):
+            async with trio.open_nursery() as nursery:
+                for place, source in enumerate(answer.sources):
+                    nursery.start_soon(self._verify, place, source, sources)
+        found = tuple(source for source in sources if source is not None)
+        return Follow(found, answer.depth) if found else None
+
+    async def _verify(self, place: int, source: Source, sources: list[Source | None]) -> None:
+        if source.peer.id == self._knowledge.own_id:
+            return
+        try:
+            link = await self._reach(source.peer.id)
+        except PeerFailed:
+            return
+        contact = self._knowledge.provider_contact(link)
+        if contact is not None:
+            peer = Peer(link.id, link.host, contact.registry_port, contact.zone)
+            sources[place] = Source(peer, source.offset, source.depth, source.committed)
+
+    # Answering
+
+    async def serve(self, stream: Stream) -> None:
+        """Handle one inbound stream."""
+        link = self._links.of(stream.connection)
+        try:
+            while True:
+                with trio.fail_after(IDLE_STREAM):
+                    request = await stream.read_frame(MAX_SIZE)
+                if request is None:
+                    return
+                with trio.move_on_after(IDENTIFY_TIMEOUT):
+                    await link.greeted.wait()
+                body = encode_answer(self._answer(self._peer_of(link), decode_ask(request)))
+                with trio.fail_after(WRITE_TIMEOUT):
+                    await stream.write_frame(body)
+        except (StreamError, InvalidFollowMessage, trio.TooSlowError):
+            await stream.reset()
+
+    def _answer(self, peer: Peer, ask: Ask) -> Answer:
+        now = trio.current_time()
+        match ask:
+            case Join():
+                self.coordinator.provided(ask.key, self._committed(ask.key, now), now)
+                return self.coordinator.join(peer, ask, now)
+            case Renew():
+                return self.coordinator.renew(peer, ask, now)
+            case Leave():
+                return self.coordinator.leave(peer, ask, now)
+
+    def _committed(self, key: bytes, now: float) -> list[Peer]:
+        """Who has it committed, as the records that we keep say."""
+        contacts = self._knowledge.records.get(key, now, self._knowledge.random)
+        peers = [Peer(each.id, _host_of(each), each.registry_port, each.zone) for each in contacts]
+        return [*peers, self._own_peer()] if key in self._provided else peers
+
+    def _peer_of(self, link: Link) -> Peer:
+        contact = self._knowledge.provider_contact(link)
+        port, zone = (contact.registry_port, contact.zone) if contact is not None else (0, "")
+        return Peer(link.id, link.host, port, zone)
+
+    def _own_peer(self) -> Peer:
+        contact = self._own_contact()
+        return Peer(contact.id, _host_of(contact), contact.registry_port, contact.zone)
+
+
+def _host_of(contact: Contact) -> str:
+    """A hint only: whoever gets it looks for itself."""
+    for raw in contact.addresses:
+        try:
+            address = Multiaddr.parse(raw)
+        except InvalidMultiaddr:
+            continue
+        if address.protocol in ("ip4", "ip6"):
+            return address.host
+    return "0.0.0.0"
+
+
+async def _best_reply(receive: trio.MemoryReceiveChannel[_Reply], count: int) -> Answer | None:
+    """The closest coordinator's answer at once, another's after a moment of patience, None when all have failed."""
+    answers: dict[int, Answer | None] = {}
+    until = trio.current_time() + ASK_TIMEOUT
+    while len(answers) < count:
+        with trio.move_on_at(until) as scope:
+            place, answer = await receive.receive()
+            answers[place] = answer
+        if scope.cancelled_caught:
+            break
+        if answers.get(0) is not None:
+            break
+        if any(answers.values()):
+            if 0 in answers:  # the closest has failed: no patience is needed
+                break
+            until = min(until, trio.current_time() + PATIENCE)
+    return next((answers[place] for place in sorted(answers) if answers[place] is not None), None)
