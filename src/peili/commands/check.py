@@ -12,10 +12,10 @@ import click
 
 from peili.commands.options import Parsed, option
 from peili.http.message import SocketAddress
-from peili.settings import parse_socket_address
+from peili.settings import InvalidSetting, parse_socket_address, read_cluster_secret
 
 if TYPE_CHECKING:
-    from peili.containerd.findings import Finding
+    from peili.containerd.findings import Finding, PlaceFact
 
 _ADDRESS = Parsed("IP:PORT", parse_socket_address)
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
@@ -61,6 +61,11 @@ _NAME_WIDTH = 24
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file with user:password, where one is used.",
 )
+@option(
+    "--cluster-secret-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file with the cluster secret, where one is used.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def check(
     containerd_socket: Path,
@@ -72,6 +77,7 @@ def check(
     registry_address: SocketAddress,
     operations_address: SocketAddress,
     basic_auth_file: Path | None,
+    cluster_secret_file: Path | None,
     as_json: bool,
 ) -> None:
     """Look at this node's containerd and say what is right, what is not, and what to do.
@@ -94,6 +100,7 @@ def check(
         registry_address=str(registry_address),
         operations_address=str(operations_address),
         has_basic_auth=basic_auth_file is not None,
+        secret=_secret(cluster_secret_file) if cluster_secret_file is not None else None,
     )
     found = trio.run(look, settings)
     if as_json:
@@ -103,6 +110,16 @@ def check(
             _show(finding)
     if any(finding.level == "fail" for finding in found):
         raise SystemExit(1)
+
+
+def _secret(path: Path) -> PlaceFact:
+    from peili.containerd.findings import PlaceFact, State
+
+    try:
+        count = len(read_cluster_secret(path).keys)
+    except InvalidSetting as error:
+        return PlaceFact(str(path), State.OTHER, str(error))
+    return PlaceFact(str(path), State.GOOD, " (it holds two: one replaces the other)" if count > 1 else "")
 
 
 def _show(finding: Finding) -> None:

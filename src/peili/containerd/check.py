@@ -60,6 +60,7 @@ class CheckSettings:
     registry_address: str | None = None
     operations_address: str | None = None
     has_basic_auth: bool = False
+    secret: PlaceFact | None = None
 
 
 async def check(settings: CheckSettings) -> list[Finding]:
@@ -84,6 +85,7 @@ async def collect(settings: CheckSettings) -> Facts:
         await _port(settings.registry_address, "/v2/", frozenset({200, 403})),
         await _port(settings.operations_address, "/readyz", frozenset({200, 503})),
         settings.has_basic_auth,
+        settings.secret,
     )
 
 

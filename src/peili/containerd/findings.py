@@ -94,6 +94,7 @@ class Facts:
     registry_port: PlaceFact | None = None
     operations_port: PlaceFact | None = None
     has_basic_auth: bool = False
+    secret: PlaceFact | None = None  # the cluster secret's file, where one is named
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -108,7 +109,8 @@ def findings(facts: Facts) -> list[Finding]:
         *_hosts(facts.hosts, facts.targets, facts.configured_path),
         *([_port("registry port", facts.registry_port)] if facts.registry_port else []),
         *([_port("operations port", facts.operations_port)] if facts.operations_port else []),
-        *([_readers(facts.registry_port.where, facts.has_basic_auth)] if facts.registry_port else []),
+        *([_readers(facts, facts.registry_port.where)] if facts.registry_port else []),
+        *([_secret(facts.secret)] if facts.secret or facts.registry_port else []),
     ]
 
 
@@ -258,12 +260,34 @@ def _port(name: str, fact: PlaceFact) -> Finding:
     return Finding(name, Level.FAIL, what, "stop what has the port, or choose another one for Peili")
 
 
-def _readers(address: str, has_basic_auth: bool) -> Finding:
+def _readers(facts: Facts, address: str) -> Finding:
     name = "access"
-    if has_basic_auth:
-        return Finding(name, Level.OK, "basic authentication is on: only who knows the password can read images")
+    has_secret = facts.secret is not None and facts.secret.state is State.GOOD
+    if facts.has_basic_auth and has_secret:
+        return Finding(name, Level.OK, "only members, and clients with the password, can read images")
+    if facts.has_basic_auth:
+        what = "basic authentication is on: only who knows the password can read images, which goes to every peer"
+        return Finding(name, Level.OK, what)
+    if has_secret:
+        what = "only members, and clients on this machine or in a --client-network, can read images"
+        return Finding(name, Level.OK, what)
     host = address.rpartition(":")[0]
     who = "everyone who reaches this node" if host in _ALL_ADDRESSES else f"everyone who reaches {host}"
-    what = f"no basic authentication: {who} at {address} can read every image on it, private ones too"
-    advice = "use --basic-auth-file, or a network policy that lets only nodes in"
+    what = f"neither cluster secret nor basic authentication: {who} at {address} can read every image on it"
+    advice = "use --cluster-secret-file, or --basic-auth-file, or a network policy that lets only nodes in"
     return Finding(name, Level.WARN, what, advice)
+
+
+def _secret(fact: PlaceFact | None) -> Finding:
+    name = "cluster secret"
+    if fact is None:
+        what = (
+            "no cluster secret: everybody who reaches the ports of a node can answer for tags and read every image"
+        )
+        advice = "write the output of `openssl rand -hex 32` to a file on every node, and name it with "
+        return Finding(name, Level.WARN, what, advice + "--cluster-secret-file here and in `peili run`")
+    if fact.state is State.GOOD:
+        return Finding(name, Level.OK, f"only nodes with the secret in {fact.where} take part{fact.detail}")
+    return Finding(
+        name, Level.FAIL, fact.detail or f"{fact.where} is no secret", "correct it; `peili run` ends with it"
+    )

@@ -64,9 +64,8 @@ class Connection:
 
     __slots__ = (
         "_about", "_closed", "_closing", "_keeper", "_leftover", "_nursery", "_outbox_ready",
-        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "certificate", "draining",
-        "keepalive", "last_used",
-        "opened", "outbound", "peer_id", "reason", "remote", "yamux",
+        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "certificate", "draining", "keepalive",
+        "last_used", "opened", "outbound", "peer_id", "reason", "remote", "yamux",
     )  # fmt: skip
 
     def __init__(

@@ -33,6 +33,7 @@ GOOD = Facts(
     PlaceFact("0.0.0.0:5000", State.GOOD),
     PlaceFact("0.0.0.0:9090", State.MISSING),
     True,
+    PlaceFact("/secret", State.GOOD),
 )
 
 
@@ -68,6 +69,7 @@ def test_whatever_is_wrong_says_what_to_do() -> None:
         ("registry port", Level.FAIL),
         ("operations port", Level.FAIL),
         ("access", Level.WARN),
+        ("cluster secret", Level.WARN),
     ]
     silent = [finding.name for finding in findings(bad) if not finding.advice]
     assert silent == ["version", "discard_unpacked_layers"]
