@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import subprocess
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -18,9 +20,12 @@ from peili.store.protocol import Store
 from tests.conformance.store_under_test import PATIENCE, Factory
 from tests.fakes import containerd as fakes
 from tests.fakes import containerd_process
-from tests.fakes.containerd import FakeContainerd
-from tests.fakes.containerd_process import RealContainerd, binaries, binary_id
+from tests.fakes.containerd import NAMESPACE, FakeContainerd
+from tests.fakes.containerd_process import RealContainerd, Registry, Tap, binaries, binary_id
 from tests.fakes.images import Image
+from tests.fakes.ingests import FileIncoming, Incoming
+
+NAME = "registry.test/team/app:1"
 
 
 class _Running:
@@ -80,8 +85,68 @@ class FakeUnderTest:
     async def truncate_blob(self, digest: Digest, size: int) -> None:
         os.truncate(self._fake.path(str(digest)), size)
 
+    @asynccontextmanager
+    async def receiving(self, image: Image) -> AsyncIterator[Incoming]:
+        (layer,) = image.layers
+        incoming = FileIncoming(self._fake.root, NAMESPACE, layer, image.blobs[layer.digest])
+        yield incoming
+        if self._fake.path(str(layer.digest)).exists():
+            self._fake.content[str(layer.digest)] = layer.size
+
     def running(self) -> AbstractAsyncContextManager[Store]:
         return self._running.open(self._fake.socket)
+
+
+class RealIncoming:
+    """A layer that `ctr content fetch` pulls from a registry on loopback, with the keys that CRI pulls have too."""
+
+    def __init__(self, containerd: RealContainerd, registry: Registry, image: Image) -> None:
+        (self.descriptor,) = image.layers
+        self.content = image.blobs[self.descriptor.digest]
+        self._containerd = containerd
+        self._tap = registry.taps[str(self.descriptor.digest)] = Tap()
+        self._fetch: subprocess.Popen[bytes] | None = None
+        containerd.use_registry(registry)
+
+    async def begin(self) -> None:
+        binary, hosts = self._containerd.binary.with_name("ctr"), str(self._containerd.hosts)
+        words = [str(binary), "--address", str(self._containerd.socket), "-n", "k8s.io", "content", "fetch"]
+        self._fetch = subprocess.Popen(
+            [*words, "--hosts-dir", hosts, NAME], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with trio.fail_after(PATIENCE):
+            while not any(path.stat().st_size == 0 for path in self._data()):
+                await trio.sleep(0.005)
+
+    async def arrive(self, count: int) -> None:
+        self._tap.allow(count)
+
+    async def finish(self) -> None:
+        self._tap.allow(len(self.content))
+        assert await self._ended() == 0
+
+    async def fail(self) -> None:
+        self._tap.cut()
+        assert await self._ended() != 0
+
+    async def kill(self) -> None:
+        assert self._fetch is not None
+        self._fetch.kill()
+        await self._ended()
+
+    async def end(self) -> None:
+        if self._fetch is not None and self._fetch.poll() is None:
+            await self.kill()
+
+    async def _ended(self) -> int:
+        assert self._fetch is not None
+        with trio.fail_after(PATIENCE):
+            return await trio.to_thread.run_sync(self._fetch.wait)
+
+    def _data(self) -> list[Path]:
+        reference = f"k8s.io/1/layer-{self.descriptor.digest}".encode()
+        directory = self._containerd.content / "ingest" / hashlib.sha256(reference).hexdigest()
+        return [path for path in [directory / "data"] if path.exists()]
 
 
 class RealUnderTest:
@@ -105,6 +170,17 @@ class RealUnderTest:
 
     async def truncate_blob(self, digest: Digest, size: int) -> None:
         os.truncate(self._containerd.path(digest), size)
+
+    @asynccontextmanager
+    async def receiving(self, image: Image) -> AsyncIterator[Incoming]:
+        with Registry() as registry:
+            registry.add("team/app:1", image)
+            incoming = RealIncoming(self._containerd, registry, image)
+            await incoming.begin()
+            try:
+                yield incoming
+            finally:
+                await incoming.end()
 
     def running(self) -> AbstractAsyncContextManager[Store]:
         return self._running.open(self._containerd.socket)

@@ -8,11 +8,35 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
-from tests.fakes.images import Image, Layout
 
+from peili.demo.ingest import Ingest
 from peili.oci.digest import Digest
 from peili.store.layout import LayoutStore
 from peili.store.protocol import Store
+from tests.fakes.images import Image, Layout
+from tests.fakes.ingests import Incoming
+
+
+class LayoutIncoming:
+    """A layer that the demo's writer receives."""
+
+    def __init__(self, layout: Layout, image: Image) -> None:
+        (self.descriptor,) = image.layers
+        self.content = image.blobs[self.descriptor.digest]
+        self._ingest = Ingest(layout.directory, self.descriptor)
+
+    async def arrive(self, count: int) -> None:
+        self._ingest.write(self.content[self._ingest.offset : count])
+
+    async def finish(self) -> None:
+        self._ingest.write(self.content[self._ingest.offset :])
+        self._ingest.commit()
+
+    async def fail(self) -> None:
+        self._ingest.abort()
+
+    async def kill(self) -> None:
+        self._ingest.close()
 
 
 class LayoutUnderTest:
@@ -37,6 +61,10 @@ class LayoutUnderTest:
 
     async def truncate_blob(self, digest: Digest, size: int) -> None:
         os.truncate(self.layout.path(digest), size)
+
+    @asynccontextmanager
+    async def receiving(self, image: Image) -> AsyncIterator[Incoming]:
+        yield LayoutIncoming(self.layout, image)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Store]:

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 import trio
-from tests.fakes.images import Image
 
 from peili.oci.digest import Digest
 from peili.oci.key import Key, digest_key
 from peili.store.protocol import Added, Store
+from tests.fakes.images import Image
+from tests.fakes.ingests import Incoming
 
 PATIENCE = 20.0  # seconds until a test is given up; what it waits for takes well below one
 
@@ -38,6 +39,10 @@ class StoreUnderTest(Protocol):
 
     async def truncate_blob(self, digest: Digest, size: int) -> None:
         """Cut the bytes of a digest off behind the store's back."""
+        ...
+
+    def receiving(self, image: Image) -> AbstractAsyncContextManager[Incoming]:
+        """Begin to receive the image's only layer; the end of the block ends it in any case."""
         ...
 
     def running(self) -> AbstractAsyncContextManager[Store]:

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.conformance.store_layout_fixture import layout_under_test
-from tests.conformance.store_under_test import PATIENCE, Factory, StoreUnderTest, keys_of, wait_keys
-from tests.fakes.images import Compression, build_image, build_index, contents_by_kind
 
 from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from peili.oci.reference import Reference
 from peili.store.protocol import Added, Kind, NotInStore, Removed, StoreStatistics
+from tests.conformance.store_layout_fixture import layout_under_test
+from tests.conformance.store_under_test import PATIENCE, Factory, StoreUnderTest, keys_of, wait_keys
+from tests.fakes.images import Compression, build_image, build_index, contents_by_kind
 
 NAME = "registry.example:5000/team/nested/app:1.0"
 TAG = Key(NAME)

@@ -63,8 +63,9 @@ def test_a_reference_may_have_a_tag_and_a_digest() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "alpine", "alpine:3", "library/alpine:3", "docker.io/library/alpine", "docker.io/Alpine:3", "docker.io//a:1",
-     "docker.io/a:", "docker.io/a:-x", "docker.io/a@sha256:00", "host:0/a:1", "host:99999/a:1", "docker.io/a:1\n",
+    ["", "alpine", "alpine:3", "library/alpine:3", "docker.io/library/alpine", "docker.io/Alpine:3",
+     "docker.io//a:1", "docker.io/a:", "docker.io/a:-x", "docker.io/a@sha256:00", "host:0/a:1",
+     "host:99999/a:1", "docker.io/a:1\n",
      f"sha256:{HEX}", "ex ample.com/a:1", "docker.io/" + "a" * 300 + ":1"],
 )  # fmt: skip
 def test_what_is_no_full_reference_is_refused(text: str) -> None:
