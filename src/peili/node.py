@@ -43,6 +43,7 @@ _log = structlog.get_logger()
 OPEN_CLUSTER = (
     "no --cluster-secret-file: everybody who reaches this node's ports can answer for tags and read every image"
 )
+_LOOK_AT_STORE = 1.0  # seconds
 _CLOSING = 1.0  # seconds for closing idle connections at the end
 
 
@@ -125,6 +126,7 @@ class Node:
             else:
                 nursery.start_soon(self._membership.run, _log.warning)
             nursery.start_soon(self._announce_readiness)
+            nursery.start_soon(self._announce_store)
             task_status.started()
             await self._stop.wait()
             await self._end(router_scope, sync_scope)
@@ -181,6 +183,19 @@ class Node:
                 said = readiness.reason
                 _log.info("not ready yet", reason=said)
             await trio.sleep(0.2)
+
+    async def _announce_store(self) -> None:
+        """Say when the store stops answering, why, and when it answers again."""
+        said = ""
+        while True:
+            await trio.sleep(_LOOK_AT_STORE)
+            problem = self._store.statistics().problem
+            if problem != said and self._state.synchronised:
+                said = problem
+                if problem:
+                    _log.warning("the content store does not answer", problem=problem)
+                else:
+                    _log.info("the content store answers again")
 
     def _registry_endpoint(self) -> Registry:
         settings, history = self._settings, History()
