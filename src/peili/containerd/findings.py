@@ -281,13 +281,10 @@ def _readers(facts: Facts, address: str) -> Finding:
 def _secret(fact: PlaceFact | None) -> Finding:
     name = "cluster secret"
     if fact is None:
-        what = (
-            "no cluster secret: everybody who reaches the ports of a node can answer for tags and read every image"
-        )
+        what = "no cluster secret: everybody who reaches the ports can answer for tags and read every image"
         advice = "write the output of `openssl rand -hex 32` to a file on every node, and name it with "
         return Finding(name, Level.WARN, what, advice + "--cluster-secret-file here and in `peili run`")
     if fact.state is State.GOOD:
         return Finding(name, Level.OK, f"only nodes with the secret in {fact.where} take part{fact.detail}")
-    return Finding(
-        name, Level.FAIL, fact.detail or f"{fact.where} is no secret", "correct it; `peili run` ends with it"
-    )
+    what = fact.detail or f"{fact.where} holds no secret"
+    return Finding(name, Level.FAIL, what, "correct the file: `peili run` does not start with it")

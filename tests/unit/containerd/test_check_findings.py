@@ -191,12 +191,29 @@ def test_ports() -> None:
         == "warn"
     )
     assert one(replace(GOOD, registry_port=PlaceFact("x:1", State.OTHER, "taken")), "registry port").level == "fail"
-    assert [f.name for f in findings(replace(GOOD, registry_port=None, operations_port=None))][-1] == "hosts.toml"
+    without = replace(GOOD, registry_port=None, operations_port=None, secret=None)
+    assert [f.name for f in findings(without)][-1] == "hosts.toml"
 
 
 def test_who_can_read_is_said() -> None:
-    found = one(replace(GOOD, has_basic_auth=False), "access")
+    nothing = replace(GOOD, has_basic_auth=False, secret=None)
+    found = one(nothing, "access")
     assert found.level is Level.WARN
     assert "everyone who reaches this node" in found.what
-    local = replace(GOOD, has_basic_auth=False, registry_port=PlaceFact("10.0.0.1:5000", State.GOOD))
+    local = replace(nothing, registry_port=PlaceFact("10.0.0.1:5000", State.GOOD))
     assert "everyone who reaches 10.0.0.1" in one(local, "access").what
+    told = {one(replace(GOOD, has_basic_auth=word, secret=secret), "access").what
+            for word, secret in ((True, GOOD.secret), (True, None), (False, GOOD.secret))}  # fmt: skip
+    assert len(told) == 3
+    assert one(replace(GOOD, secret=None), "access").level is Level.OK
+
+
+def test_a_missing_or_broken_cluster_secret_is_said() -> None:
+    assert one(GOOD, "cluster secret").level is Level.OK
+    missing = one(replace(GOOD, secret=None), "cluster secret")
+    assert missing.level is Level.WARN
+    assert "answer for tags and read every image" in missing.what
+    broken = replace(GOOD, secret=PlaceFact("/secret", State.OTHER, "/secret: too short"))
+    assert one(broken, "cluster secret").level is Level.FAIL
+    assert "too short" in one(broken, "cluster secret").what
+    assert one(replace(broken, has_basic_auth=False), "access").level is Level.WARN
