@@ -6,11 +6,45 @@ answer counts. What is lost with a coordinator comes back with the next Renew.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from peili.follow.message import Follow, Join, Keep, Lead, Leave, Peer, Renew, Wait
-from peili.follow.settings import FollowSettings
+from peili.follow.message import (
+    Follow,
+    Join,
+    Keep,
+    Lead,
+    Leave,
+    Outcome,
+    Peer,
+    Purpose,
+    Renew,
+    Source,
+    Wait,
+)
+from peili.follow.ranking import Seeker, cost, front_rate, is_eligible, is_held_up, staying_cost
+from peili.follow.settings import (
+    MAX_DIGESTS,
+    MAX_DIGESTS_OF_PEER,
+    MAX_ENTRIES,
+    MAX_PEERS,
+    FollowSettings,
+)
+from peili.follow.swarm import Entry, Role, Swarm
+
+SOURCES_NAMED: Final = 4  # in one answer
+_BURDEN_SECONDS: Final = 0.005  # that a node waits, per lead that it has, for another that would lead
+_LONGEST_BURDEN_WAIT: Final = 0.015
+_LONGEST_WAIT: Final = 0.25
+_CATCH_UP: Final = 1.5  # seconds: a lead that holds less is waited for that long
+_BETWEEN_MOVES: Final = 2.0
+_MAX_MOVES: Final = 4  # of one node and digest for the sake of speed
+_LET_GO_SHARE: Final = 0.25  # of the front's rate: whose path is slower for _LET_GO_AFTER may go upstream
+_LET_GO_AFTER: Final = 4.0
+_LET_GO_GAIN: Final = 10.0  # seconds that it has to save
+_LAST: Final = 1 << 62  # the sequence of who is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,29 +64,268 @@ class CoordinatorStatistics:
 class Coordinator:
     """Answers the messages of all nodes about the digests that lie closest to this node. Times in seconds."""
 
-    def __init__(self, settings: FollowSettings) -> None: ...
+    def __init__(self, settings: FollowSettings) -> None:
+        self._settings = settings
+        self._swarms: OrderedDict[bytes, Swarm] = OrderedDict()
+        self._of_peer: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
+        self._joins = self._leads_granted = self._follows_granted = self._moves = 0
 
     def join(self, peer: Peer, join: Join, now: float) -> Lead | Follow | Wait:
         """A node wants this digest. `peer.id` and `peer.host` are those of its connection."""
-        raise NotImplementedError
+        self._joins += 1
+        swarm = self._swarm(join.key, join.total, now)
+        entry = self._entry(swarm, join.key, peer, join.offset, now)
+        if entry.role is Role.COMMITTED:
+            # It asks again, so it has it no longer.
+            swarm.set_role(entry, Role.WAITING, b"", now)
+            entry.grew_at = None
+        entry.report(join.offset, now)
+        if entry.role is Role.LEADING and self._still_leads(swarm, entry, join, now):
+            return self._lead_answer(entry, now)
+        self._doubt(swarm, join.excluded)
+        sources = self._sources(swarm, entry, join.excluded, now, everybody=join.purpose is Purpose.RESUME)
+        if sources:
+            return self._follow(swarm, entry, sources, now)
+        return self._lead_or_wait(swarm, entry, join, now)
 
     def renew(self, peer: Peer, renew: Renew, now: float) -> Keep | Follow | Lead:
         """A node still fetches it; Follow: change to one of these; Lead: leave your source, go upstream."""
-        raise NotImplementedError
+        swarm = self._swarm(renew.key, renew.total, now)
+        entry = self._entry(swarm, renew.key, peer, renew.offset, now)
+        role = Role.FOLLOWING if renew.source else Role.LEADING
+        if role is not entry.role or renew.source != entry.source:
+            swarm.set_role(entry, role, renew.source, now)
+            if role is Role.LEADING:
+                entry.granted = now
+        entry.report(renew.offset, now)
+        swarm.renew_depth(entry)
+        entry.interval = swarm.interval(entry)
+        if role is Role.FOLLOWING:
+            advice = self._unstall(swarm, entry, renew, now) or self._speed_up(swarm, entry, renew, now)
+            if advice is not None:
+                return advice
+        return Keep(entry.depth, round(entry.interval * 1000))
 
     def leave(self, peer: Peer, leave: Leave, now: float) -> Keep:
         """A node fetches it no longer. Only its own entry changes."""
-        raise NotImplementedError
+        swarm = self._swarms.get(leave.key)
+        entry = swarm.entries.get(peer.id) if swarm is not None else None
+        if swarm is not None and entry is not None:
+            if leave.outcome is Outcome.COMMITTED:
+                entry.heard = now
+                swarm.set_role(entry, Role.COMMITTED, b"", now)
+            else:
+                self._drop(leave.key, swarm, peer.id)
+        return Keep()
 
     def provided(self, key: bytes, peers: Sequence[Peer], now: float) -> None:
-        """These nodes have committed it, as the provider records say."""
+        """These nodes have committed it, as the provider records say. Nobody else's entry changes."""
+        swarm = self._swarm(key, 0, now)
+        for peer in peers:
+            if peer.id not in swarm.entries or swarm.entries[peer.id].role is Role.COMMITTED:
+                entry = self._entry(swarm, key, peer, 0, now)
+                entry.heard = now
+                swarm.set_role(entry, Role.COMMITTED, b"", now)
 
     def forget_peer(self, peer_id: bytes) -> None:
         """This node said goodbye, or its connection is lost: all its entries go."""
+        for key in list(self._of_peer.get(peer_id, ())):
+            self._drop(key, self._swarms[key], peer_id)
 
     def expire(self, now: float) -> None:
         """Drop what was not heard of for too long; call it every second or so."""
+        for key, swarm in list(self._swarms.items()):
+            for peer_id in swarm.expire(now):
+                self._unlist(peer_id, key)
+            if not swarm.entries and now - swarm.touched >= self._settings.entry_lifetime:
+                del self._swarms[key]
 
     def statistics(self) -> CoordinatorStatistics:
         """A frozen snapshot."""
-        raise NotImplementedError
+        entries = [entry for swarm in self._swarms.values() for entry in swarm.entries.values()]
+        return CoordinatorStatistics(
+            digests=len(self._swarms),
+            entries=len(entries),
+            leads=sum(entry.role is Role.LEADING for entry in entries),
+            joins=self._joins,
+            leads_granted=self._leads_granted,
+            follows_granted=self._follows_granted,
+            moves=self._moves,
+            deepest=max((entry.depth for entry in entries), default=0),
+        )
+
+    # Answers
+
+    def _still_leads(self, swarm: Swarm, entry: Entry, join: Join, now: float) -> bool:
+        """A repeated first join finds its lead again; one that was leading and resumes has lost its upstream."""
+        return join.purpose is Purpose.FIRST and entry.grew_at is None and swarm.is_live_lead(entry, now)
+
+    def _lead_answer(self, entry: Entry, now: float) -> Lead:
+        left = entry.granted + self._settings.lapse - now
+        return Lead(max(1, round(left * 1000)))
+
+    def _grant(self, swarm: Swarm, entry: Entry, now: float) -> Lead:
+        self._leads_granted += 1
+        swarm.set_role(entry, Role.LEADING, b"", now)
+        entry.granted, entry.interval, entry.rate = now, self._settings.renew_interval, 0.0
+        entry.grew_at = None
+        return self._lead_answer(entry, now)
+
+    def _follow(self, swarm: Swarm, entry: Entry, sources: Sequence[Entry], now: float) -> Follow:
+        """The first is taken to be chosen; the next Renew says so, or otherwise."""
+        self._follows_granted += 1
+        swarm.set_role(entry, Role.FOLLOWING, sources[0].peer.id, now)
+        entry.interval = swarm.interval(entry)
+        named = tuple(
+            Source(each.peer, swarm.estimate(each, now), each.depth, each.role is Role.COMMITTED)
+            for each in sources
+        )
+        return Follow(named, entry.depth)
+
+    def _lead_or_wait(self, swarm: Swarm, entry: Entry, join: Join, now: float) -> Lead | Wait:
+        leads = [lead for lead in swarm.live_leads(now) if lead is not entry]
+        if not leads:
+            wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
+            left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
+            return self._wait(swarm, entry, left, now) if left > 0 else self._grant(swarm, entry, now)
+        useful = [lead for lead in leads if lead.peer.id not in join.excluded]
+        if useful:
+            soonest = min(_catch_up(swarm, lead, entry.offset, now) for lead in useful)
+            if soonest < _CATCH_UP or len(leads) >= self._settings.max_leads:
+                return self._wait(swarm, entry, max(soonest, 0.05), now)
+        if len(leads) >= self._settings.max_leads:
+            return self._wait(swarm, entry, _LONGEST_WAIT, now)
+        return self._grant(swarm, entry, now)
+
+    def _wait(self, swarm: Swarm, entry: Entry, seconds: float, now: float) -> Wait:
+        if entry.role is not Role.WAITING:
+            swarm.set_role(entry, Role.WAITING, b"", now)
+        return Wait(max(1, round(min(seconds, _LONGEST_WAIT) * 1000)))
+
+    def _unstall(self, swarm: Swarm, entry: Entry, renew: Renew, now: float) -> Follow | Lead | None:
+        """A follower without bytes: if its source is silent too, or no lead is live, it moves or leads.
+
+        A live source that itself waits has just said so, and whoever is next to the fault acts for both.
+        """
+        if now - entry.stays_since < self._settings.suspicion * 0.9:
+            return None
+        source = swarm.entries.get(renew.source)
+        silent = source is None or now - source.heard >= self._settings.suspicion
+        nobody = not swarm.live_leads(now) and not any(
+            each.peer.id != renew.source and each.peer.id not in renew.excluded for each in swarm.committed()
+        )
+        starved = source is not None and source.role is Role.LEADING and not swarm.is_live_lead(source, now)
+        if not (silent or nobody or starved):
+            return None
+        if source is not None and silent:
+            source.doubted = True
+        sources = self._sources(swarm, entry, (*renew.excluded, renew.source), now, everybody=True)
+        if sources:
+            self._moves += 1
+            return self._follow(swarm, entry, sources, now)
+        return self._grant(swarm, entry, now) if nobody else None
+
+    def _speed_up(self, swarm: Swarm, entry: Entry, renew: Renew, now: float) -> Follow | Lead | None:
+        """A follower whose source is the narrow place moves around it; if nobody is better, it may go upstream."""
+        if now - max(entry.moved_at, entry.joined) < _BETWEEN_MOVES or entry.moves >= _MAX_MOVES:
+            return None
+        front = front_rate(swarm, now)
+        if not front or not is_held_up(swarm, entry, front, now):
+            return None
+        staying = staying_cost(swarm, entry)
+        seeker = self._seeker(swarm, entry, (*renew.excluded, renew.source))
+        sources = self._sources(swarm, entry, seeker.excluded, now, everybody=True)
+        if sources and 1.3 * cost(swarm, sources[0], seeker, front, now) + 1.0 < staying:
+            entry.moved_at, entry.moves = now, entry.moves + 1
+            entry.rate = 0.0
+            self._moves += 1
+            return self._follow(swarm, entry, sources, now)
+        return self._let_go(swarm, entry, staying, now)
+
+    def _let_go(self, swarm: Swarm, entry: Entry, staying: float, now: float) -> Lead | None:
+        """Only where a lead shows that upstream is much faster than this path."""
+        leads = swarm.live_leads(now)
+        fastest = max((lead.rate for lead in leads), default=0.0)
+        if not fastest or len(leads) >= self._settings.max_leads or now - entry.joined < _LET_GO_AFTER:
+            return None
+        upstream = (swarm.total - entry.offset) / fastest
+        if entry.rate < _LET_GO_SHARE * fastest and staying > upstream + _LET_GO_GAIN:
+            entry.moved_at, entry.moves = now, entry.moves + 1
+            return self._grant(swarm, entry, now)
+        return None
+
+    # The table
+
+    def _sources(
+        self, swarm: Swarm, entry: Entry, excluded: Collection[bytes], now: float, *, everybody: bool
+    ) -> list[Entry]:
+        seeker = self._seeker(swarm, entry, excluded)
+        front = front_rate(swarm, now) if everybody else max((lead.rate for lead in swarm.leads()), default=0.0)
+        looked_at = list(swarm.entries.values() if everybody else swarm.likely_sources())
+        for crowded in (False, True):
+            fitting = [each for each in looked_at if is_eligible(swarm, each, seeker, now, crowded=crowded)]
+            if fitting:
+                fitting.sort(key=lambda each: cost(swarm, each, seeker, front, now))
+                return fitting[:SOURCES_NAMED]
+        return []
+
+    def _seeker(self, swarm: Swarm, entry: Entry, excluded: Collection[bytes]) -> Seeker:
+        has_children = any(True for _ in swarm.children(entry.peer.id))
+        return Seeker(
+            entry.peer.id, entry.peer.zone, entry.offset, entry.sequence, frozenset(excluded), has_children
+        )
+
+    def _doubt(self, swarm: Swarm, excluded: Sequence[bytes]) -> None:
+        for peer_id in excluded:
+            entry = swarm.entries.get(peer_id)
+            if entry is not None:
+                entry.doubted = True
+
+    def _swarm(self, key: bytes, total: int, now: float) -> Swarm:
+        swarm = self._swarms.get(key)
+        if swarm is None:
+            swarm = self._swarms[key] = Swarm(self._settings)
+            while len(self._swarms) > MAX_DIGESTS:
+                oldest, dropped = self._swarms.popitem(last=False)
+                for peer_id in dropped.entries:
+                    self._unlist(peer_id, oldest)
+        self._swarms.move_to_end(key)
+        swarm.touched = now
+        swarm.total = max(swarm.total, total)
+        return swarm
+
+    def _entry(self, swarm: Swarm, key: bytes, peer: Peer, offset: int, now: float) -> Entry:
+        """The peer's entry, new where it has none. Beyond the bounds, one that is not kept."""
+        entry = swarm.entries.get(peer.id)
+        if entry is not None:
+            if entry.peer != peer:
+                entry.peer = peer
+            return entry
+        if len(swarm.entries) >= MAX_ENTRIES or (peer.id not in self._of_peer and len(self._of_peer) >= MAX_PEERS):
+            return Entry(peer, _LAST, joined=now, heard=now, offset=offset, stays_since=now)
+        listed = self._of_peer.setdefault(peer.id, OrderedDict())
+        while len(listed) >= MAX_DIGESTS_OF_PEER:
+            oldest = next(iter(listed))
+            self._drop(oldest, self._swarms[oldest], peer.id)
+            listed = self._of_peer.setdefault(peer.id, OrderedDict())
+        listed[key] = None
+        return swarm.add(peer, offset, now)
+
+    def _drop(self, key: bytes, swarm: Swarm, peer_id: bytes) -> None:
+        swarm.remove(peer_id)
+        self._unlist(peer_id, key)
+
+    def _unlist(self, peer_id: bytes, key: bytes) -> None:
+        listed = self._of_peer.get(peer_id)
+        if listed is not None:
+            listed.pop(key, None)
+            if not listed:
+                del self._of_peer[peer_id]
+
+
+def _catch_up(swarm: Swarm, lead: Entry, offset: int, now: float) -> float:
+    """Seconds until this lead holds more than `offset`."""
+    missing = offset - swarm.estimate(lead, now)
+    if missing < 0:
+        return 0.0
+    return (missing + 1) / lead.rate if lead.rate else _LONGEST_WAIT

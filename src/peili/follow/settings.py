@@ -8,6 +8,7 @@ from typing import Final
 MAX_DIGESTS: Final = 4096  # that one coordinator keeps; the one heard of longest ago goes first
 MAX_ENTRIES: Final = 2048  # nodes of one digest; those beyond get sources, and are not remembered
 MAX_DIGESTS_OF_PEER: Final = 256  # in which one peer may have an entry; the next evicts its own oldest
+MAX_PEERS: Final = 8192  # with entries on one coordinator
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,30 @@ says. Pure; times in seconds.
 
 from __future__ import annotations
 
+import math
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Final
 
-from peili.follow.message import Answer, Join, Renew, Source
+from peili.follow.message import (
+    Answer,
+    Follow,
+    Join,
+    Keep,
+    Lead,
+    Purpose,
+    Renew,
+    Source,
+    Wait,
+)
 from peili.follow.settings import FollowSettings
+
+MAX_TRIES: Final = 24  # sources and answers without one byte in between
+MAX_WITHOUT_GROWTH: Final = 5.0  # seconds that a held response may wait in all without one byte; then upstream
+_RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
+_REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
+_BUSY_SECONDS: Final = 1.0  # a source that had no room, or was behind, may have room later
 
 
 class SourceFailure(Enum):
@@ -63,7 +82,11 @@ Step = Take | JoinNow | RenewNow | GoUpstream | Stay
 
 
 class SourceChoice:
-    """The state of one pull of one digest, for one held response."""
+    """The state of one pull of one digest, for one held response.
+
+    `offset`: bytes of the digest that our containerd has; `banned`: who may never serve it (poison.py);
+    `verified_only`: take only committed sources.
+    """
 
     def __init__(
         self,
@@ -78,30 +101,179 @@ class SourceChoice:
         zone: str = "",
         banned: frozenset[bytes] = frozenset(),
         verified_only: bool = False,
-    ) -> None: ...
+    ) -> None:
+        self._settings = settings
+        self._key, self._offset, self._total = key, offset, total
+        self._burden, self._port, self._zone = burden, port, zone
+        self._banned, self._verified_only = banned, verified_only
+        self._failed: OrderedDict[bytes, float] = OrderedDict()  # peer id -> when it may be asked again
+        self._candidates: deque[Source] = deque()
+        self._source: Source | None = None
+        self._asking: Source | None = None
+        self._depth = 1
+        self._purpose = Purpose.FIRST
+        self._talking = False
+        self._grew_at = now
+        self._taken_at = now
+        self._suspect_at = math.inf
+        self._ask_at = now  # the next Join, or Renew where there is a source
+        self._tries = 0
+        self._end: GoUpstream | None = None
 
     @property
     def source(self) -> Source | None:
         """Whom we take from now."""
-        raise NotImplementedError
+        return self._source
 
     @property
     def depth(self) -> int:
         """Hops from upstream."""
-        raise NotImplementedError
+        return self._depth
+
+    @property
+    def total(self) -> int:
+        """The size of the whole, 0 while it is not known."""
+        return self._total
+
+    def know_total(self, total: int) -> None:
+        """The head of a source, or our own ingest, says how large it is."""
+        self._total = total
 
     def answered(self, answer: Answer | None, now: float) -> None:
         """The coordinators answered the last JoinNow or RenewNow; None: both were silent."""
+        self._talking = False
+        match answer:
+            case Lead():
+                self._end = GoUpstream(leading=True, reason="lead")
+            case Follow(sources, depth):
+                self._offered(sources, depth, now)
+            case Wait(milliseconds):
+                self._tries += 1
+                self._ask_at = now + max(milliseconds, 1) / 1000
+            case Keep(depth, milliseconds):
+                self._depth = depth or self._depth
+                self._ask_at = now + milliseconds / 1000 if self._source is not None else now
+            case None:
+                self._unanswered(now)
 
     def taken(self, source: Source, now: float) -> None:
         """The source that Take named answered with its head, and is relayed from now on."""
+        self._source, self._asking = source, None
+        self._candidates.clear()
+        self._depth = source.depth + 1
+        self._purpose = Purpose.RESUME
+        self._taken_at = now
+        self._ask_at = now + self._settings.renew_interval
+        self._suspect_at = now + self._settings.suspicion
 
     def grew(self, offset: int, now: float) -> None:
         """Our containerd has this many bytes of the digest now."""
+        if offset > self._offset:
+            self._offset, self._grew_at, self._tries = offset, now, 0
+            self._suspect_at = now + self._settings.suspicion
+            self._purpose = Purpose.RESUME
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
-        """The source failed, before or in the middle."""
+        """The source failed, before its head or in the middle."""
+        lasting = failure not in {SourceFailure.BUSY, SourceFailure.BEHIND}
+        self._failed[peer_id] = math.inf if lasting else now + _BUSY_SECONDS
+        self._failed.move_to_end(peer_id)
+        while len(self._failed) > _REMEMBERED:
+            self._failed.popitem(last=False)
+        self._tries += 1
+        if self._asking is not None and self._asking.peer.id == peer_id:
+            self._asking = None
+        if self._source is not None and self._source.peer.id == peer_id:
+            self._source = None
+            self._purpose = Purpose.RESUME
+        if self._source is None:
+            self._ask_at = min(self._ask_at, now)
 
     def next_step(self, now: float) -> Step:
-        """What to do now."""
-        raise NotImplementedError
+        """What to do now; ask again when that is done, when something happened, and at the time of Stay."""
+        end = self._judge(now)
+        if end is not None:
+            return end
+        if self._asking is not None:
+            return Stay(self._deadline())
+        while self._candidates:
+            candidate = self._candidates.popleft()
+            if self._may_ask(candidate, now):
+                self._asking = candidate
+                return Take(candidate)
+        if self._talking or now < self._due():
+            return Stay(self._deadline())
+        self._talking = True
+        self._suspect_at = now + self._settings.renew_interval
+        return self._renewal(now) if self._source is not None else self._joining(now)
+
+    def _judge(self, now: float) -> GoUpstream | None:
+        """The watch over the present source, and over the whole of the wait."""
+        if self._end is None and now - self._grew_at >= MAX_WITHOUT_GROWTH + self._stall_limit():
+            self._end = GoUpstream(leading=False, reason="no growth")
+        elif self._end is None and self._tries > MAX_TRIES:
+            self._end = GoUpstream(leading=False, reason="too many tries")
+        elif self._source is not None and now >= self._stalls_at():
+            self.failed(self._source.peer.id, SourceFailure.STALLED, now)
+        return self._end
+
+    def _due(self) -> float:
+        """The next message. Without a byte the coordinator is asked soon, and then as often as by a lead."""
+        return self._ask_at if self._source is None else min(self._ask_at, self._suspect_at)
+
+    def _stall_limit(self) -> float:
+        return self._settings.stall_limit(self._depth)
+
+    def _stalls_at(self) -> float:
+        return max(self._grew_at, self._taken_at) + self._stall_limit()
+
+    def _deadline(self) -> float:
+        """When next_step may say something new though nothing happened."""
+        times = [self._grew_at + MAX_WITHOUT_GROWTH + self._stall_limit()]
+        if self._source is not None:
+            times.append(self._stalls_at())
+        if not self._talking and self._asking is None:
+            times.append(self._due())
+        return min(times)
+
+    def _offered(self, sources: tuple[Source, ...], depth: int, now: float) -> None:
+        self._depth = depth
+        self._tries += 1
+        present = self._source.peer.id if self._source is not None else b""
+        self._candidates = deque(s for s in sources if s.peer.id != present and self._may_ask(s, now))
+        self._ask_at = now + (_RETRY if self._source is None else self._settings.renew_interval)
+
+    def _unanswered(self, now: float) -> None:
+        """With both coordinators silent a node decides for itself: it leads, or goes on with the source it has."""
+        if self._source is None and self._asking is None and not self._candidates:
+            self._end = GoUpstream(leading=False, reason="no coordinator")
+        self._ask_at = now + self._settings.renew_interval
+
+    def _may_ask(self, source: Source, now: float) -> bool:
+        peer_id = source.peer.id
+        if self._verified_only and not source.committed:
+            return False
+        return peer_id not in self._banned and now >= self._failed.get(peer_id, -math.inf)
+
+    def _excluded(self, now: float) -> tuple[bytes, ...]:
+        failed = [peer_id for peer_id, until in self._failed.items() if now < until]
+        return tuple([*failed, *(each for each in sorted(self._banned) if each not in self._failed)][:32])
+
+    def _joining(self, now: float) -> JoinNow:
+        join = Join(
+            self._key,
+            self._offset,
+            self._total,
+            self._purpose,
+            self._excluded(now),
+            self._burden,
+            self._port,
+            self._zone,
+        )
+        return JoinNow(join)
+
+    def _renewal(self, now: float) -> RenewNow:
+        assert self._source is not None
+        peer_id = self._source.peer.id
+        renew = Renew(self._key, self._offset, self._total, peer_id, self._excluded(now), self._port, self._zone)
+        return RenewNow(renew)
