@@ -62,7 +62,10 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The lookup is over. Requests in flight may run on, for what they say about their peers."""
+    """The lookup is over. Let requests in flight run on to their timeout, for what they say about their peers.
+
+    Who fails then is for `RoutingTable.failed`; else every lookup would meet the same frozen peers again.
+    """
 
 
 Step = Ask | Wait | Done
@@ -273,13 +276,6 @@ class Lookup:
                 yield provider
 
     # What came of it
-
-    def overdue(self, now: float) -> list[bytes]:
-        """Peers without an answer for longer than `slow_after`: let their requests run on, or ping them.
-
-        Who then fails is for `RoutingTable.failed`; else every lookup would meet the same frozen peers again.
-        """
-        return [peer_id for peer_id, candidate in self._in_flight.items() if self._is_slow(candidate, now)]
 
     def closest(self, count: int = 20) -> list[Contact]:
         """Those that answered, nearest first."""

@@ -144,7 +144,8 @@ class Republisher:
     def joined(self, peer_id: bytes, closest: Closest) -> Iterator[Batch]:
         """A peer is new in the view: what it must be told, because it is among the closest of these keys.
 
-        The keys are compared as the batches are taken, some 500 at a time: give way to others between them.
+        The keys are compared as the batches are taken, some 500 at a time: give way to others between them. A batch
+        is empty where none of the keys compared meanwhile concerns the peer.
         """
         return self._near(peer_id, lambda where: peer_id if peer_id in closest(where) else None)
 
@@ -177,6 +178,8 @@ class Republisher:
                     peer = choose(_where(entry))
                     if peer is not None:
                         chosen[peer].append(entry[DIGEST_LENGTH:])
+                if not chosen:
+                    yield Batch(peer_id, ())
                 for peer, keys in chosen.items():
                     found += len(keys)
                     yield Batch(peer, tuple(keys))

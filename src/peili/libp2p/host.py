@@ -35,6 +35,7 @@ from peili.libp2p.inbound import StreamHandler
 from peili.libp2p.keepalive import CHECK_INTERVAL
 from peili.libp2p.limits import Admission, HostLimits
 from peili.libp2p.multiaddr import Multiaddr
+from peili.libp2p.outbound import open_outbound
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.ping import PING, answer_pings
 from peili.libp2p.remote import remote_of
@@ -239,7 +240,7 @@ class Host:
     async def _dial(self, host: str, port: int, expected: PeerId | None) -> Connection:
         assert self._nursery is not None
         try:
-            stream = await trio.open_tcp_stream(host, port, local_address=self._source_for(host))
+            stream = await open_outbound(host, port, self._source_addresses)
         except (OSError, ValueError) as error:
             # ValueError: a name that IDNA cannot encode, or a port that is none.
             raise DialError(f"cannot reach {host} port {port}: {error}") from error
@@ -247,9 +248,6 @@ class Host:
         connection = await self._establish(stream, remote, outbound=True, expected=expected)
         self._nursery.start_soon(self._keep, connection)
         return connection
-
-    def _source_for(self, host: str) -> str | None:
-        return next((source for source in self._source_addresses if (":" in source) == (":" in host)), None)
 
     # Both
 

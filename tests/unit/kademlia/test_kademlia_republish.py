@@ -136,6 +136,21 @@ def test_a_planner_of_many_keys_gives_way() -> None:
     assert len(first.keys) <= 500
 
 
+def test_a_planner_that_finds_nothing_for_long_gives_way_too() -> None:
+    sweep, newcomer, asked, longest = Republisher(), network(1)[0].id, 0, 0
+    sweep.add(keys(3000))
+
+    def closest(where: int) -> list[bytes]:
+        nonlocal asked
+        asked += 1
+        return [newcomer] if position(newcomer) ^ where < 1 << 254 else []
+
+    for _ in sweep.joined(newcomer, closest):
+        longest, asked = max(longest, asked), 0
+    assert 0 < longest <= 500
+    assert asked == 0
+
+
 def test_keys_of_another_length_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         Republisher().add([b"short"])

@@ -253,6 +253,54 @@ async def test_a_frozen_peer_delays_a_lookup_by_little(cluster: Cluster) -> None
             assert [provider.port for provider in await find(a.router, KEY)] == [5002]
 
 
+async def test_who_is_silent_in_a_lookup_is_suspect_although_the_lookup_ended(cluster: Cluster) -> None:
+    """Known to us or only named: who is connected and does not answer is passed over by the next lookups."""
+    a, known, named = await cluster.start(5000), Stranger(), Stranger()
+    known.silent = named.silent = lambda message: message.type is MessageType.GET_PROVIDERS
+    naming, table = Stranger(), a.router._knowledge.table
+    silent = [await cluster.start_host({KAD: stranger.serve}) for stranger in (known, named)]
+    naming.closer = (Contact(silent[1][0].peer_id.to_bytes(), (address(silent[1][1]),)),)
+    for host in (silent[0][0], (await cluster.start_host({KAD: naming.serve}))[0]):
+        await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: len(a.router.statistics().peers) >= 2)
+    assert await find(a.router, KEY) == []
+    ids = [host.peer_id.to_bytes() for host, _ in silent]
+    with trio.fail_after(3):
+        await until(lambda: all(table.is_suspect(peer_id, trio.current_time()) for peer_id in ids))
+
+
+async def test_a_peer_that_asks_is_asked_back_where_the_table_wants_it(cluster: Cluster) -> None:
+    a, stranger = await cluster.start(5000), Stranger()
+    silent = True
+    stranger.silent = lambda message: silent
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    peer_id, table = host.peer_id.to_bytes(), a.router._knowledge.table
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    await until(lambda: table.is_suspect(peer_id, trio.current_time()))
+    assert table.get(peer_id) is None, "it has not answered anything"
+    silent = False
+    async with await connection.open_stream(KAD) as stream:
+        await ask(stream, Message(MessageType.PING))
+        await until(lambda: table.get(peer_id) is not None)
+        assert not table.is_suspect(peer_id, trio.current_time())
+        asked = len(stranger.heard)
+        for _ in range(20):
+            await ask(stream, Message(MessageType.PING))
+    assert sum(message.type is MessageType.FIND_NODE for message in stranger.heard[asked:]) <= 2
+
+
+async def test_a_peer_that_asks_and_never_answers_is_not_asked_back_for_every_question(cluster: Cluster) -> None:
+    a, stranger = await cluster.start(5000), Stranger()
+    stranger.silent = lambda message: True
+    host, _ = await cluster.start_host({KAD: stranger.serve})
+    connection = await host.connect(LOOPBACK, port_of(a.router), None, 5)
+    async with await connection.open_stream(KAD) as stream:
+        for _ in range(100):
+            await ask(stream, Message(MessageType.PING))
+    assert len(stranger.heard) <= 3
+    assert a.router._knowledge.table.get(host.peer_id.to_bytes()) is None
+
+
 async def test_withdrawals_concern_the_sender_alone(cluster: Cluster) -> None:
     a, b = [await cluster.start(5000 + n) for n in range(2)]
     await b.router.provide([KEY])

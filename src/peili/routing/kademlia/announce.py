@@ -20,6 +20,7 @@ from peili.routing.kademlia.signal import Signal
 GATHER_TIME: Final = 0.05  # seconds for which new keys and new peers are gathered before they are told
 SWEEP_PAUSE: Final = 1.0  # seconds between looks at what is due
 REMEMBERED_HOLDERS: Final = 512  # peers beyond the table that hold records of ours
+KEYS_AT_ONCE: Final = 500  # withdrawn between two checkpoints: finding the closest peers of each takes a while
 NEAR_REGION: Final = 3  # times k: so many peers around a region are looked at for its keys
 
 
@@ -99,9 +100,11 @@ class Announcer:
     async def _withdraw_as_they_go(self) -> None:
         while True:
             await self._gone_keys.wait()
-            gone, self._withdrawn = self._withdrawn, set()
+            gone, self._withdrawn = list(self._withdrawn), set()
             view = self._view()
-            self._send(batches(gone, view.closest), view, provided=False)
+            for at in range(0, len(gone), KEYS_AT_ONCE):
+                self._send(batches(gone[at : at + KEYS_AT_ONCE], view.closest), view, provided=False)
+                await trio.lowlevel.checkpoint()
 
     async def _follow_moves(self) -> None:
         while True:

@@ -94,7 +94,9 @@ class Lookups:
         try:
             async with self._requests:
                 trusted = trusted or self._links.get(contact.id) is not None
-                answer = await self.ask(await self._links.reach(contact), request)
+                link = await self._links.reach(contact)
+                trusted = True  # it proved who it is: what fails from now on is its own doing
+                answer = await self.ask(link, request)
         except PeerFailed:
             lookup.failed(contact.id, trio.current_time())
             # Where only a third party named the address, its failure says nothing of the peer.

@@ -199,6 +199,7 @@ class KademliaRouter:
 
     def _set_callbacks(self) -> None:
         server = Server(self._knowledge, self._links, own_contact=self._own_contact, provided=self._announcer.keys)
+        server.on_request = self._upkeep.asked_by
         self._host.set_handler(self._settings.kad_protocol, server.serve_kad)
         self._host.set_handler(self._settings.own_protocol, server.serve_own)
         self._host.on_connected = self._connected

@@ -33,6 +33,7 @@ class Server:
         self._own_contact = own_contact
         self._provided = provided
         self.on_goodbye: Callable[[bytes], None] = lambda peer_id: None
+        self.on_request: Callable[[Link], None] = lambda link: None  # a peer asked something that we understood
 
     async def serve_kad(self, stream: Stream) -> None:
         """Handle one inbound stream of `<prefix>/kad/1.0.0`."""
@@ -56,6 +57,7 @@ class Server:
                 if body is not None:
                     with trio.fail_after(WRITE_TIMEOUT):
                         await stream.write_frame(body)
+                self.on_request(link)
         except (StreamError, InvalidMessage, trio.TooSlowError):
             await stream.reset()
 

@@ -8,9 +8,9 @@ import trio
 
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import position
-from peili.kademlia.message import MessageType
+from peili.kademlia.message import Message, MessageType
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import Links
+from peili.routing.kademlia.links import Link, Links, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.signal import Signal
 
@@ -19,6 +19,7 @@ NEIGHBOURHOOD_INTERVAL: Final = 300.0  # seconds between lookups of the own id, 
 SHORTEST_PAUSE: Final = 0.2  # seconds at least between two of them; doubles while new peers keep coming
 LONGEST_PAUSE: Final = 10.0  # so that a whole cluster that starts at once does not drown in lookups
 REDIAL_PAUSES: Final = (0.0, 0.2, 1.0, 3.0)  # seconds before each attempt; the table's checks go on afterwards
+ASKED_BACK_PAUSE: Final = 1.0  # seconds between two questions to one peer that asks us
 ENOUGH_LINKS: Final = 64  # with more, a peer that closed in order is left alone: it trims, or so does our host
 
 
@@ -31,12 +32,35 @@ class Upkeep:
         self._lookups = lookups
         self._news = Signal()
         self._redialled: set[bytes] = set()
+        self._asked_back: set[Link] = set()  # lately; as many as there are connections
 
     def met(self, peer_id: bytes) -> None:
         """A peer is there anew. Where it is among our nearest it may know more of them."""
         own, k = position(self._knowledge.own_id), self._knowledge.settings.k
         if any(contact.id == peer_id for contact in self._knowledge.table.closest(own, k)):
             self._news.ring()
+
+    def asked_by(self, link: Link) -> None:
+        """A peer asked us something. A stranger or a suspect is asked back: who answers is a peer of the table.
+
+        It was asked when it connected, but there may have been no place for it then, or it was frozen meanwhile.
+        """
+        nursery, protocol = self._lookups.nursery, self._knowledge.settings.kad_protocol
+        if nursery is None or link in self._asked_back or not link.speaks(protocol):
+            return
+        if self._knowledge.table.wants(link.id):
+            self._asked_back.add(link)
+            nursery.start_soon(self._ask_back, link)
+
+    async def _ask_back(self, link: Link) -> None:
+        try:
+            await self._lookups.ask(link, Message(MessageType.FIND_NODE, self._knowledge.own_id))
+        except PeerFailed:
+            pass  # it is what it was: unknown, or suspect
+        finally:
+            with trio.move_on_after(ASKED_BACK_PAUSE):
+                await link.connection.wait_closed()
+            self._asked_back.discard(link)
 
     async def run(self) -> None:
         """Until cancelled."""
