@@ -89,7 +89,10 @@ class FakeUnderTest:
     async def receiving(self, image: Image) -> AsyncIterator[Incoming]:
         (layer,) = image.layers
         incoming = FileIncoming(self._fake.root, NAMESPACE, layer, image.blobs[layer.digest])
-        yield incoming
+        try:
+            yield incoming
+        finally:
+            await incoming.kill()
         if self._fake.path(str(layer.digest)).exists():
             self._fake.content[str(layer.digest)] = layer.size
 
@@ -115,7 +118,7 @@ class RealIncoming:
             [*words, "--hosts-dir", hosts, NAME], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         with trio.fail_after(PATIENCE):
-            while not any(path.stat().st_size == 0 for path in self._data()):
+            while not self._data().exists():
                 await trio.sleep(0.005)
 
     async def arrive(self, count: int) -> None:
@@ -143,10 +146,9 @@ class RealIncoming:
         with trio.fail_after(PATIENCE):
             return await trio.to_thread.run_sync(self._fetch.wait)
 
-    def _data(self) -> list[Path]:
+    def _data(self) -> Path:
         reference = f"k8s.io/1/layer-{self.descriptor.digest}".encode()
-        directory = self._containerd.content / "ingest" / hashlib.sha256(reference).hexdigest()
-        return [path for path in [directory / "data"] if path.exists()]
+        return self._containerd.content / "ingest" / hashlib.sha256(reference).hexdigest() / "data"
 
 
 class RealUnderTest:
@@ -176,8 +178,8 @@ class RealUnderTest:
         with Registry() as registry:
             registry.add("team/app:1", image)
             incoming = RealIncoming(self._containerd, registry, image)
-            await incoming.begin()
             try:
+                await incoming.begin()
                 yield incoming
             finally:
                 await incoming.end()

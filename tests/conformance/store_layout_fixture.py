@@ -64,7 +64,11 @@ class LayoutUnderTest:
 
     @asynccontextmanager
     async def receiving(self, image: Image) -> AsyncIterator[Incoming]:
-        yield LayoutIncoming(self.layout, image)
+        incoming = LayoutIncoming(self.layout, image)
+        try:
+            yield incoming
+        finally:
+            await incoming.kill()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Store]:

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -196,10 +197,59 @@ def running(binary: Path, directory: Path, *, cri: bool = True) -> Iterator[Real
         containerd.stop()
 
 
-class Registry:
-    """Images by `repository:tag`, over plain HTTP as far as a pull needs it."""
+class Tap:
+    """How much of one blob a Registry gives out: up to `allow`ed bytes, then it holds the connection."""
 
     def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._allowed = 0
+        self._cut = False
+
+    def allow(self, count: int) -> None:
+        """Let the first `count` bytes of the blob pass."""
+        with self._changed:
+            self._allowed = max(self._allowed, count)
+            self._changed.notify_all()
+
+    def cut(self) -> None:
+        """Break the connection, and know the blob no more."""
+        with self._changed:
+            self._cut = True
+            self._changed.notify_all()
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut
+
+    def pass_through(self, content: bytes, write: Callable[[bytes], object]) -> None:
+        """Give out the content as it is allowed, until it is complete or cut."""
+        sent = 0
+        while sent < len(content):
+            end = min(self._wait_for_more_than(sent), len(content))
+            write(content[sent:end])
+            sent = end
+
+    def _wait_for_more_than(self, count: int) -> int:
+        with self._changed:
+            self._changed.wait_for(lambda: self._cut or self._allowed > count)
+            if self._cut:
+                raise ConnectionAbortedError("cut")
+            return self._allowed
+
+
+class _QuietServer(ThreadingHTTPServer):
+    """Clients that go away are part of the tests."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+class Registry:
+    """Images by `repository:tag`, over plain HTTP as far as a pull needs it. `taps`: digests that are held back."""
+
+    def __init__(self) -> None:
+        self.taps: dict[str, Tap] = {}
         self.blobs: dict[str, tuple[bytes, str]] = {}
         self.tags: dict[str, str] = {}
         registry = self
@@ -212,13 +262,20 @@ class Registry:
                 repository, _, name = path.replace("/manifests/", "\0").replace("/blobs/", "\0").partition("\0")
                 digest = registry.tags.get(f"{repository}:{name}", name)
                 content, media_type = registry.blobs.get(digest, (b"", ""))
+                tap = registry.taps.get(digest)
+                if tap is not None and tap.is_cut:
+                    content, media_type = b"", ""
                 self.send_response(200 if media_type else 404)
                 self.send_header("Content-Length", str(len(content)))
                 if media_type:
                     self.send_header("Content-Type", media_type)
                     self.send_header("Docker-Content-Digest", digest)
                 self.end_headers()
-                if self.command == "GET":
+                if self.command != "GET":
+                    return
+                if tap is not None:
+                    tap.pass_through(content, self.wfile.write)
+                else:
                     self.wfile.write(content)
 
             do_HEAD = do_GET
@@ -226,7 +283,7 @@ class Registry:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _QuietServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
 
@@ -244,6 +301,8 @@ class Registry:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for tap in self.taps.values():
+            tap.cut()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

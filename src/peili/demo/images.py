@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+import trio
+
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.media_types import OCI_CONFIG, OCI_INDEX, OCI_MANIFEST
@@ -163,6 +165,7 @@ class Layout:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._images: dict[str, tuple[Descriptor, str]] = {}
+        self._locks: dict[Digest, trio.Lock] = {}
         (directory / "blobs" / "sha256").mkdir(parents=True, exist_ok=True)
         (directory / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
         self.write_index()
@@ -170,6 +173,10 @@ class Layout:
     def path(self, digest: Digest) -> Path:
         """Where a blob lies."""
         return self.directory / "blobs" / digest.algorithm / digest.hex
+
+    def lock(self, digest: Digest) -> trio.Lock:
+        """Held by whoever writes this blob piece by piece."""
+        return self._locks.setdefault(digest, trio.Lock())
 
     def add(
         self, name: str, image: Image, *, without: Collection[Digest] = (), annotation: str = CONTAINERD_NAME

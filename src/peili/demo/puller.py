@@ -1,8 +1,9 @@
 """A client that pulls as containerd does, for the demo and for tests without containerd.
 
 Hosts are tried in order, the upstream last; three layers at a time; a body that ends early is asked for again from
-the offset, all hosts from the first; four answers in a row without a byte fail the pull; every blob is checked by
-its digest and then renamed into the node's OCI layout (containerd, core/remotes/docker).
+the offset, all hosts from the first; four answers in a row without a byte fail the pull; every blob is written
+where peers can follow it (peili.demo.ingest) before the first request, and when it is whole checked by its digest
+and renamed into the node's OCI layout (containerd, core/remotes/docker). A pull that fails leaves no ingest behind.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import trio
 
 from peili.demo.images import Layout
+from peili.demo.ingest import Ingest, WrongDigest
 from peili.demo.upstream import Link
 from peili.http.client import Client, Response
 from peili.http.errors import HttpError
@@ -68,8 +70,8 @@ class Pull:
         await self._blob("blobs", _descriptor(document["config"]))
         limit = trio.CapacityLimiter(_LAYERS_AT_ONCE)
         async with trio.open_nursery() as nursery:
-            for layer in document["layers"]:
-                nursery.start_soon(self._layer, _descriptor(layer), limit)
+            for layer in dict.fromkeys(map(_descriptor, document["layers"])):
+                nursery.start_soon(self._layer, layer, limit)
         self.layout.name(str(self.reference), target)
         self.seconds = trio.current_time() - started
 
@@ -85,42 +87,47 @@ class Pull:
         raise PullFailed(f"no host knows {self.reference}")
 
     async def _json(self, kind: str, descriptor: Descriptor) -> Any:
-        return json.loads(await self._blob(kind, descriptor))
+        await self._blob(kind, descriptor)
+        return json.loads(self.layout.path(descriptor.digest).read_bytes())
 
     async def _layer(self, descriptor: Descriptor, limit: trio.CapacityLimiter) -> None:
         async with limit:
             await self._blob("blobs", descriptor)
 
-    async def _blob(self, kind: str, descriptor: Descriptor) -> bytes:
-        path = self.layout.path(descriptor.digest)
-        if path.exists():
-            return path.read_bytes()
-        content = bytearray()
+    async def _blob(self, kind: str, descriptor: Descriptor) -> None:
+        async with self.layout.lock(descriptor.digest):
+            if self.layout.path(descriptor.digest).exists():
+                return
+            ingest = Ingest(self.layout.directory, descriptor)
+            try:
+                await self._fetch(kind, descriptor, ingest)
+                await trio.to_thread.run_sync(ingest.commit)
+            except WrongDigest as error:
+                raise PullFailed(str(error)) from error
+            finally:
+                ingest.abort()
+
+    async def _fetch(self, kind: str, descriptor: Descriptor, ingest: Ingest) -> None:
         fruitless = 0
-        while len(content) < descriptor.size:
-            before = len(content)
-            await self._read_some(kind, descriptor, content)
-            fruitless = 0 if len(content) > before else fruitless + 1
+        while ingest.offset < descriptor.size:
+            before = ingest.offset
+            await self._read_some(kind, descriptor, ingest)
+            fruitless = 0 if ingest.offset > before else fruitless + 1
             if fruitless == _ATTEMPTS_WITHOUT_BYTES:
                 raise PullFailed(f"no host has {descriptor.digest}")
-            self.resumed += 0 < len(content) < descriptor.size
-        whole = bytes(content)
-        if not await trio.to_thread.run_sync(descriptor.digest.matches, whole):
-            raise PullFailed(f"unexpected commit digest for {descriptor.digest}")
-        await trio.to_thread.run_sync(self.layout.write_blob, whole, descriptor.digest)
-        return whole
+            self.resumed += 0 < ingest.offset < descriptor.size
 
-    async def _read_some(self, kind: str, descriptor: Descriptor, content: bytearray) -> None:
+    async def _read_some(self, kind: str, descriptor: Descriptor, ingest: Ingest) -> None:
         """From the first host that answers, until its body ends, early or not."""
         for host in self.hosts:
-            response = await self._ask(host, "GET", kind, str(descriptor.digest), len(content))
+            response = await self._ask(host, "GET", kind, str(descriptor.digest), ingest.offset)
             if response is None:
                 continue
             async with response:
                 try:
                     while response.source.remaining:
                         piece = await response.source.receive()
-                        content += piece
+                        ingest.write(piece)
                         self.received[host.name] = self.received.get(host.name, 0) + len(piece)
                         self.progress(len(piece))
                         if self.link is not None:
