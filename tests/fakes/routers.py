@@ -16,6 +16,7 @@ from peili.libp2p.identity import Identity
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, Source, StaticSource
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
+from peili.routing.kademlia.members import Members
 from peili.routing.protocol import Provider
 
 PATIENCE = 20.0  # seconds until a test is given up
@@ -73,12 +74,14 @@ class Cluster:
         """The next router is the first again."""
         self._first = None
 
-    async def start(self, registry_port: int = 5000, host: str = LOOPBACK, **more: Any) -> Running:
+    async def start(
+        self, registry_port: int = 5000, host: str = LOOPBACK, members: Members | None = None, **more: Any
+    ) -> Running:
         sources: tuple[Source, ...] = ()
         if self._first is not None:
             sources = (StaticSource((BootstrapAddress(host, self._first),)),)
         settings = replace(KademliaSettings(host, 0, registry_port=registry_port, bootstrap=sources), **more)
-        running = Running(KademliaRouter(settings, log=self.log), trio.CancelScope())
+        running = Running(KademliaRouter(settings, log=self.log, members=members), trio.CancelScope())
         await self.nursery.start(self._run, running)
         if self._first is None:
             self._first = port_of(running.router)

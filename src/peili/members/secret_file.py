@@ -53,7 +53,7 @@ async def watch_secrets(current: SecretFile, changed: Callable[[tuple[MemberKeys
     while True:
         await trio.sleep(CHECK_INTERVAL)
         try:
-            found = await trio.to_thread.run_sync(read_secrets, current.path, abandon_on_cancel=True)
+            found = read_secrets(current.path)  # some bytes of a small file: no thread's work
         except InvalidSecret as error:
             if str(error) != problem:
                 problem = str(error)
