@@ -35,7 +35,7 @@ Trusted: yes
         ("deb http://debian.example/debian bookworm main", []),
         ("deb [signed-by=/etc/key.gpg] http://debian.example/debian bookworm main", ["Signed-By: /etc/key.gpg"]),
         (
-            "deb [ arch=amd64,arm64 trusted=yes signed-by=/a.gpg,/b.gpg ] http://debian.example/debian bookworm main",
+            "deb [ arch=amd64,arm64 trusted=yes signed-by=/a.gpg,/b.gpg ] http://debian.example/ bookworm main",
             ["Trusted: yes", "Signed-By: /a.gpg /b.gpg"],
         ),
     ],

@@ -64,7 +64,10 @@ class Lab:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        wrong = [line for node in self.nodes for line in node.errors()]
         self.close()
+        if error is None:
+            assert not wrong, f"Peili logged errors: {wrong[:5]}"
 
     @property
     def upstream(self) -> Namespace:
@@ -127,11 +130,13 @@ class Lab:
 
     def clear_nodes(self) -> None:
         """End all nodes and remove their files; the registries stay."""
+        wrong = [line for node in self.nodes for line in node.errors()]
         for node in self.nodes:
             node.close()
             node.namespace.down()
             node.containerd.remove_files()
         self.nodes.clear()
+        assert not wrong, f"Peili logged errors: {wrong[:5]}"
 
     def close(self) -> None:
         """End every process, remove every namespace and every file; each step whatever became of the others."""

@@ -172,6 +172,11 @@ class Node:
         assert status in (200, 404), status
         return status == 200
 
+    def errors(self) -> list[str]:
+        """What Peili says about itself that must not be: errors and tracebacks."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
+
     def attempts(self, name: str) -> int:
         """How many peers the last request for a tag or digest tried, by the log; raise NotInTime without one."""
 
