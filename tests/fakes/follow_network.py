@@ -1,0 +1,669 @@
+"""A cluster that pulls new images at once, on virtual time: the code of peili.follow in every node, the rest fluid.
+
+Messages travel by an event queue; bytes flow in small steps, shared fairly on each uplink and downlink and at the
+upstream, and a byte can go on one latency after it came. containerd is a queue of downloads with a few slots, for
+the whole node as in 2.1 (a 404 goes to the end of the queue before upstream is asked) or for each image as before.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from hashlib import sha256
+from itertools import count
+from random import Random
+
+from peili.follow.codec import decode_answer, decode_ask, encode_answer, encode_ask
+from peili.follow.coordinator import Coordinator
+from peili.follow.growth import Growth, GrowthWatch
+from peili.follow.message import Answer, Ask, Join, Leave, Outcome, Peer, Renew, Source
+from peili.follow.serving import Admission, admit
+from peili.follow.settings import FollowSettings
+from peili.follow.slots import LAST_SLOT_SECONDS, Slots, Verdict
+from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoice, SourceFailure, Stay, Take
+
+GIGABIT = 125e6  # bytes a second
+LATENCY = 0.001  # seconds, one way
+SECOND_COORDINATOR = 0.020  # seconds until the second one's answer counts
+SILENCE = 0.05  # seconds until a node gives both coordinators up
+HEAD_TIMEOUT = 0.5  # seconds until a source that accepts and says nothing has failed
+NOTICED = 2.0  # seconds until routing knows that a node is gone
+ZERO_BYTE_LIMIT = 4  # containerd's own
+
+
+class State(Enum):
+    ALIVE = auto()
+    CRASHED = auto()  # its connections end
+    FROZEN = auto()  # its connections stay, and nothing comes
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Sizes in bytes, rates in bytes a second, times in seconds. `fail`: the share of nodes that crash or freeze."""
+
+    nodes: int = 1000
+    layers: tuple[int, ...] = (1_000_000_000,)
+    link: float = GIGABIT
+    slow_share: float = 0.0  # of the nodes, with `slow_link`
+    slow_link: float = GIGABIT / 10
+    upstream: float = GIGABIT
+    per_connection: bool = False  # whether `upstream` limits each connection, not the sum
+    upstream_latency: float = 0.05
+    fail: float = 0.0
+    fail_coordinators: bool = False  # both of the first layer are among those that fail
+    fail_within: float = 0.0  # seconds after the start; 0: twice the time of a single pull
+    stagger: float = 0.0  # the nodes begin within so many seconds
+    zones: int = 1
+    node_wide: bool = False  # slots as in containerd 2.1
+    two_images: bool = False  # every other node pulls a second set of layers first, then the first one
+    step: float = 0.01
+    seed: int = 1
+    limit: float = 600.0  # the simulation ends then, whoever is left
+    settings: FollowSettings = field(default_factory=FollowSettings)
+    wire: bool = False  # encode and decode every message
+
+
+@dataclass
+class Result:
+    """What a run showed. `single`: seconds of one node alone; `upstream_ratio`: bytes fetched by size of the images."""
+
+    single: float = 0.0
+    slowest: float = 0.0
+    median: float = 0.0
+    finished: int = 0
+    surviving: int = 0
+    broken: int = 0  # pulls that containerd gave up
+    upstream_ratio: float = 0.0
+    upstream_fetches: int = 0
+    deepest: int = 0
+    messages: int = 0
+    longest_wait: float = 0.0  # of a held response without a byte, or between two bytes
+    requeues: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def slowdown(self) -> float:
+        return self.slowest / self.single
+
+    def __str__(self) -> str:
+        return (
+            f"{self.finished}/{self.surviving} ended, {self.broken} broken; slowest {self.slowest:.2f} s, median "
+            f"{self.median:.2f} s, single {self.single:.2f} s ({self.slowdown:.2f} times); upstream "
+            f"{self.upstream_ratio:.3f} times in {self.upstream_fetches} fetches; deepest {self.deepest}; longest wait "
+            f"{self.longest_wait:.2f} s; {self.requeues} requeues; {self.messages} messages; {self.reasons}"
+        )
+
+
+@dataclass(eq=False)
+class Pull:
+    """One layer on one node. `feed`: whom the bytes come from now, None nobody; the node itself: upstream."""
+
+    node: Node
+    key: bytes
+    total: int
+    offset: float = 0.0
+    rate: float = 0.0
+    grew_at: float = 0.0
+    feed: Pull | None = None
+    upstream: bool = False
+    followers: set[Pull] = field(default_factory=set)
+    choice: SourceChoice | None = None
+    hold: int = 0
+    gave_up: bool = False
+    zero_bytes: int = 0
+    watch: GrowthWatch | None = None
+    announced: bool = False
+    wake: int = 0
+    level: int = 0
+    committed: bool = False
+    broken: bool = False
+    in_slot: bool = False
+
+    @property
+    def bytes(self) -> int:
+        return int(self.offset)
+
+    @property
+    def active(self) -> bool:
+        return self.upstream or self.feed is not None or self.choice is not None or self.watch is not None
+
+
+class Containerd:
+    """The downloads of one node: slots of all pulls, or of each image."""
+
+    def __init__(self, node: Node, *, node_wide: bool) -> None:
+        self.node = node
+        self.node_wide = node_wide
+        self.queues: list[deque[tuple[Pull, bool]]] = []
+        self.free: list[int] = []
+        self.queue_of: dict[bytes, int] = {}
+
+    def pull_image(self, pulls: Iterable[Pull]) -> None:
+        if not self.node_wide or not self.queues:
+            self.queues.append(deque())
+            self.free.append(3)
+        for pull in pulls:
+            self.queue_of[pull.key] = len(self.queues) - 1
+            self.queues[-1].append((pull, False))
+        self.pump()
+
+    def pump(self) -> None:
+        for which, queue in enumerate(self.queues):
+            while queue and self.free[which] > 0:
+                self.free[which] -= 1
+                pull, upstream = queue.popleft()
+                pull.in_slot = True
+                if upstream:
+                    self.node.network.fetch(pull)
+                else:
+                    self.node.ask_mirror(pull)
+
+    def closed(self, pull: Pull, *, again: bool = False, upstream: bool = False) -> None:
+        """The body or the answer ended; `again`: asked anew, of the mirror, or of upstream after a 404."""
+        which = self.queue_of[pull.key]
+        pull.in_slot = False
+        if upstream and not self.node_wide:
+            pull.in_slot = True
+            self.node.network.fetch(pull)
+            return
+        self.free[which] += 1
+        if again or upstream:
+            self.queues[which].append((pull, upstream))
+        self.node.network.at(0.0, self.pump)
+
+
+class Node:
+    """One node: the decisions of peili.follow, and the glue that the mirror, the registry and routing will be."""
+
+    def __init__(self, network: Network, number: int, link: float) -> None:
+        scenario = network.scenario
+        self.network = network
+        self.settings = scenario.settings
+        name = sha256(f"{scenario.seed}/{number}".encode()).digest()
+        host = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        self.peer = Peer(name, host, 5000, f"zone-{number % scenario.zones}" if scenario.zones > 1 else "")
+        self.link = link
+        self.state = State.ALIVE
+        self.failed_at = math.inf
+        self.coordinator = Coordinator(self.settings)
+        self.slots = Slots(self.settings)
+        self.containerd = Containerd(self, node_wide=scenario.node_wide)
+        self.pulls: dict[bytes, Pull] = {}
+        self.started = 0.0
+        self.ended = math.inf
+        self.up_left = self.down_left = 0.0
+        self.out_left = self.in_left = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.state is State.ALIVE
+
+    def start(self, images: list[list[tuple[bytes, int]]]) -> None:
+        if not self.alive:
+            return
+        self.started = self.network.now
+        for image in images:
+            pulls = [Pull(self, key, total, grew_at=self.network.now) for key, total in image]
+            self.pulls.update({pull.key: pull for pull in pulls})
+            self.containerd.pull_image(pulls)
+
+    # The mirror
+
+    def ask_mirror(self, pull: Pull) -> None:
+        """containerd asks this node's Peili, from the offset that its ingest has."""
+        now = self.network.now
+        if pull.gave_up:
+            self.containerd.closed(pull, upstream=True)
+            return
+        pull.hold = self.slots.hold(pull.key, now)
+        pull.grew_at = now
+        pull.choice = SourceChoice(
+            self.settings, pull.key, now, offset=pull.bytes, total=pull.total, port=5000, zone=self.peer.zone
+        )
+        if not self.settings.slots:
+            self.network.at(0.0, lambda: self.drive(pull))
+        else:
+            self.network.at(LAST_SLOT_SECONDS, lambda: self.drive(pull))
+            self.network.at(0.0, lambda: self.drive(pull))
+
+    def drive(self, pull: Pull) -> None:
+        """Do what the choice of source says, until it says to stay."""
+        choice, now = pull.choice, self.network.now
+        if choice is None or not self.alive:
+            return
+        choice.grew(pull.bytes, pull.grew_at)
+        if self._verdict(pull) is not Verdict.HOLD:
+            return
+        while True:
+            step = choice.next_step(now)
+            match step:
+                case Stay(until):
+                    pull.wake += 1
+                    token = pull.wake
+                    # Not sooner than a clock's tick later: rounding must not hold the time.
+                    self.network.at(max(until - now, 1e-6), lambda: self.drive(pull) if pull.wake == token else None)
+                    return
+                case Take(source):
+                    self._take(pull, choice, source)
+                case JoinNow(join):
+                    self._tell(pull, choice, join)
+                case RenewNow(renew):
+                    self._tell(pull, choice, renew)
+                case GoUpstream(leading, reason):
+                    self._go_upstream(pull, leading, reason)
+                    return
+
+    def _verdict(self, pull: Pull) -> Verdict:
+        if pull.grew_at > 0 and pull.feed is not None and pull.rate > 0:
+            self.slots.grew(pull.hold)
+        verdict = self.slots.verdict(pull.hold, self.network.now)
+        if verdict is Verdict.REQUEUE:
+            self.network.result.requeues += 1
+            self._let_go(pull)
+            self._leave(pull, Outcome.GAVE_UP)
+            for follower in list(pull.followers):
+                self.network.later(lambda f=follower: f.node.source_ended(f, pull))  # type: ignore[misc]
+            pull.zero_bytes += 1
+            if pull.zero_bytes > ZERO_BYTE_LIMIT:
+                pull.broken = True
+                self.containerd.closed(pull)
+                self.network.finished(self)
+            else:
+                self.containerd.closed(pull, again=True)
+        elif verdict is Verdict.RELEASE:
+            self._go_upstream(pull, False, "slots")
+        return verdict
+
+    def _let_go(self, pull: Pull) -> None:
+        self.slots.end(pull.hold)
+        pull.choice = None
+        self.network.unfeed(pull)
+
+    def _go_upstream(self, pull: Pull, leading: bool, reason: str) -> None:
+        network = self.network
+        network.count(reason)
+        was_fed = pull.feed is not None or pull.bytes > 0
+        self._let_go(pull)
+        self.slots.lead_queued(pull.key)
+        pull.watch = GrowthWatch(
+            network.now, lapse=self.settings.lapse, stall=self.settings.stall, size=pull.bytes
+        )
+        pull.announced = False
+        self._watch_lead(pull)
+        pull.gave_up = True
+        # FIN, and 404 for the retry; or 404 at once.
+        if was_fed:
+            self.containerd.closed(pull, again=True)
+        else:
+            self.containerd.closed(pull, upstream=True)
+        for other in self.pulls.values():
+            if other.choice is not None:
+                network.at(0.0, lambda o=other: self.drive(o))  # type: ignore[misc]
+
+    def _watch_lead(self, pull: Pull) -> None:
+        """Look at the ingest now and then; tell the coordinators while it grows."""
+        if pull.watch is None or not self.alive:
+            return
+        state = pull.watch.observe(self.network.now, pull.bytes, committed=pull.committed)
+        if state is not Growth.WAITING:
+            self.slots.lead_over(pull.key)
+        if state is Growth.COMMITTED:
+            pull.watch = None
+            return
+        if state is Growth.GROWING:
+            self._send(Renew(pull.key, pull.bytes, pull.total, port=5000, zone=self.peer.zone), lambda _: None)
+        self.network.at(self.settings.renew_interval, lambda: self._watch_lead(pull))
+
+    def lead_grew(self, pull: Pull) -> None:
+        """The first growth is told at once."""
+        pull.announced = True
+        if pull.watch is not None:
+            pull.watch.observe(self.network.now, pull.bytes)
+        self.slots.lead_over(pull.key)
+        self._send(Renew(pull.key, pull.bytes, pull.total, port=5000, zone=self.peer.zone), lambda _: None)
+
+    def _take(self, pull: Pull, choice: SourceChoice, source: Source) -> None:
+        network, other = self.network, self.network.by_id.get(source.peer.id)
+        start = pull.bytes
+
+        def fail(failure: SourceFailure) -> None:
+            if pull.choice is choice and self.alive:
+                choice.failed(source.peer.id, failure, network.now)
+                self.drive(pull)
+
+        def head() -> None:
+            if pull.choice is not choice or not self.alive:
+                return
+            assert other is not None
+            theirs = other.pulls[pull.key]
+            choice.taken(source, network.now)
+            network.feed(pull, theirs)
+            network.result.deepest = max(network.result.deepest, pull.level)
+            self.drive(pull)
+
+        def arrive() -> None:
+            if other is None or other.state is State.CRASHED:
+                network.later(lambda: fail(SourceFailure.BROKEN))
+            elif other.state is State.FROZEN:
+                network.at(HEAD_TIMEOUT, lambda: fail(SourceFailure.BROKEN))
+            else:
+                verdict = other.serve(pull.key, start)
+                if verdict is Admission.SERVE:
+                    network.later(head)
+                else:
+                    busy = verdict is Admission.BUSY
+                    network.later(lambda: fail(SourceFailure.BUSY if busy else SourceFailure.BEHIND))
+
+        network.later(arrive)
+
+    def serve(self, key: bytes, start: int) -> Admission:
+        """A peer asks for a blob that grows here, or is complete."""
+        pull = self.pulls.get(key)
+        if pull is None:
+            return Admission.BEHIND
+        size = pull.total + 1 if pull.committed else pull.bytes
+        followers = len(pull.followers)
+        return admit(self.settings, followers=followers, size=size, start=start, active=pull.active)
+
+    def source_ended(self, pull: Pull, source: Pull) -> None:
+        """The body from this source ended early."""
+        if pull.feed is source and self.alive:
+            self.network.unfeed(pull)
+            if pull.choice is not None:
+                pull.choice.failed(source.node.peer.id, SourceFailure.ENDED, self.network.now)
+                self.drive(pull)
+
+    def completed(self, pull: Pull) -> None:
+        """containerd has the last byte, checks and commits."""
+        pull.committed = True
+        if pull.choice is not None:
+            self.slots.end(pull.hold)
+            pull.choice = None
+        self.slots.lead_over(pull.key)
+        pull.watch = None
+        self.network.unfeed(pull)
+        self._leave(pull, Outcome.COMMITTED)
+        if pull.in_slot:
+            self.containerd.closed(pull)
+        if all(each.committed for each in self.pulls.values()):
+            self.ended = self.network.now
+            self.network.finished(self)
+
+    # Messages
+
+    def _leave(self, pull: Pull, outcome: Outcome) -> None:
+        self._send(Leave(pull.key, outcome), lambda _: None)
+
+    def _tell(self, pull: Pull, choice: SourceChoice, ask: Join | Renew) -> None:
+        def answered(answer: Answer | None) -> None:
+            if pull.choice is choice and self.alive:
+                choice.answered(answer, self.network.now)
+                self.drive(pull)
+
+        self._send(ask, answered)
+
+    def _send(self, ask: Ask, answered: Callable[[Answer | None], None]) -> None:
+        """To both coordinators at once; the closer one's answer counts, the other's where that one is silent."""
+        network = self.network
+        first, second = network.coordinators(ask.key)
+        network.result.messages += 2
+        network.later(lambda: network.ask(first, self.peer, ask, LATENCY, answered))
+        # Whether the second is needed is known once the first had its time.
+        def other() -> None:
+            if first.alive:
+                network.ask(second, self.peer, ask, LATENCY, None)
+            elif second.alive:
+                network.ask(second, self.peer, ask, SECOND_COORDINATOR, answered)
+            else:
+                network.at(SILENCE, lambda: answered(None))
+
+        network.later(other)
+
+
+class Network:
+    """The clock, the links and the upstream."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.random = Random(scenario.seed)
+        self.now = 0.0
+        self.result = Result()
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = count()
+        slow = int(scenario.nodes * scenario.slow_share)
+        links = [scenario.slow_link] * slow + [scenario.link] * (scenario.nodes - slow)
+        self.random.shuffle(links)
+        self.nodes = [Node(self, number, link) for number, link in enumerate(links)]
+        self.by_id = {node.peer.id: node for node in self.nodes}
+        self.flows: set[Pull] = set()  # pulls with a feed, or from upstream
+        self._ordered: list[Pull] | None = None
+        self._coordinators: dict[bytes, list[Node]] = {}
+        self.upstream_bytes = 0.0
+        self.left = 0
+
+    # Time
+
+    def at(self, delay: float, action: Callable[[], object]) -> None:
+        heapq.heappush(self._events, (self.now + delay, next(self._numbers), action))
+
+    def later(self, action: Callable[[], object]) -> None:
+        self.at(LATENCY, action)
+
+    def run(self) -> None:
+        step, ticks = self.scenario.step, 0
+        while self.left > 0 and self.now < self.scenario.limit:
+            ticks += 1
+            end = ticks * step
+            while self._events and self._events[0][0] <= end:
+                self.now, _, action = heapq.heappop(self._events)
+                action()
+            self.now = end
+            self._flow(step)
+
+    # Messages
+
+    def coordinators(self, key: bytes) -> tuple[Node, Node]:
+        ordered = self._coordinators.get(key)
+        if ordered is None:
+            target = int.from_bytes(key)
+            ordered = sorted(self.nodes, key=lambda node: int.from_bytes(node.peer.id) ^ target)
+            self._coordinators[key] = ordered
+        known = [node for node in ordered[:64] if node.alive or self.now - node.failed_at < NOTICED]
+        return known[0], known[min(1, len(known) - 1)]
+
+    def ask(
+        self, node: Node, sender: Peer, ask: Ask, delay: float, answered: Callable[[Answer | None], None] | None
+    ) -> None:
+        if not node.alive:
+            return
+        if self.scenario.wire:
+            ask = decode_ask(encode_ask(ask))
+        answer: Answer
+        match ask:
+            case Join():
+                answer = node.coordinator.join(sender, ask, self.now)
+            case Renew():
+                answer = node.coordinator.renew(sender, ask, self.now)
+            case Leave():
+                answer = node.coordinator.leave(sender, ask, self.now)
+        if self.scenario.wire:
+            answer = decode_answer(encode_answer(answer))
+        if answered is not None:
+            said = answered
+            self.at(delay, lambda: said(answer))
+
+    # Bytes
+
+    def feed(self, pull: Pull, source: Pull) -> None:
+        self.unfeed(pull)
+        pull.feed = source
+        source.followers.add(pull)
+        pull.level = source.level + 1
+        self.flows.add(pull)
+        self._ordered = None
+
+    def unfeed(self, pull: Pull) -> None:
+        if pull.feed is not None:
+            pull.feed.followers.discard(pull)
+        pull.feed, pull.upstream, pull.rate = None, False, 0.0
+        self.flows.discard(pull)
+        self._ordered = None
+
+    def fetch(self, pull: Pull) -> None:
+        """containerd asks upstream; the first byte comes a little later."""
+        self.result.upstream_fetches += 1
+
+        def begin() -> None:
+            if pull.node.alive and not pull.committed:
+                self.unfeed(pull)
+                pull.upstream = True
+                pull.level = 0
+                self.flows.add(pull)
+                self._ordered = None
+
+        self.at(self.scenario.upstream_latency, begin)
+
+    def _order(self) -> list[Pull]:
+        """Sources before their followers; the levels anew."""
+        ordered: list[Pull] = []
+        waiting = [pull for pull in self.flows if pull.upstream or (pull.feed and pull.feed not in self.flows)]
+        waiting.sort(key=lambda pull: pull.node.peer.id)
+        while waiting:
+            ordered += waiting
+            following: list[Pull] = []
+            for pull in waiting:
+                for follower in pull.followers:
+                    follower.level = pull.level + 1
+                    following.append(follower)
+            following.sort(key=lambda pull: pull.node.peer.id)
+            waiting = following
+        return ordered
+
+    def _flow(self, step: float) -> None:
+        """Share the links for one step; sources come first, so that bytes go through many nodes in one step."""
+        if self._ordered is None:
+            self._ordered = self._order()
+        scenario, now, done = self.scenario, self.now, list[Pull]()
+        upstream_left = scenario.upstream * step
+        fetches = 0
+        for pull in self._ordered:
+            node = pull.node
+            node.up_left = node.down_left = node.link * step
+            node.in_left = node.out_left = 0
+            if pull.feed is not None:
+                source = pull.feed.node
+                source.up_left = source.down_left = source.link * step
+                source.out_left = source.in_left = 0
+        for pull in self._ordered:
+            pull.node.in_left += 1
+            if pull.feed is not None:
+                pull.feed.node.out_left += 1
+            else:
+                fetches += 1
+        for pull in self._ordered:
+            node, feed = pull.node, pull.feed
+            share = node.down_left / node.in_left
+            node.in_left -= 1
+            if feed is None:
+                most = scenario.upstream * step if scenario.per_connection else upstream_left / fetches
+                fetches -= 1
+                wanted = pull.total - pull.offset
+            else:
+                source = feed.node
+                most = source.up_left / source.out_left
+                source.out_left -= 1
+                wanted = feed.offset - feed.rate * LATENCY - pull.offset
+                if not source.alive or not node.alive:
+                    wanted = 0.0
+            moved = max(0.0, min(share, most, wanted))
+            pull.rate = moved / step
+            if moved <= 0.0:
+                continue
+            if feed is None:
+                upstream_left -= moved
+                self.upstream_bytes += moved
+            else:
+                feed.node.up_left -= moved
+            node.down_left -= moved
+            wait = now - pull.grew_at
+            if wait > self.result.longest_wait and feed is not None:
+                self.result.longest_wait = wait
+            pull.offset += moved
+            pull.grew_at = now
+            if feed is None and not pull.announced:
+                node.lead_grew(pull)
+            if pull.total - pull.offset < 0.5:
+                pull.offset = pull.total
+                done.append(pull)
+        for pull in done:
+            if pull.node.alive:
+                pull.node.completed(pull)
+
+    # Faults
+
+    def fail(self, node: Node, state: State) -> None:
+        if not node.alive or node.ended < math.inf:
+            return
+        node.state, node.failed_at = state, self.now
+        self.result.surviving -= 1
+        self.left -= 1
+        for pull in node.pulls.values():
+            self.unfeed(pull)
+            if state is State.CRASHED:
+                for follower in list(pull.followers):
+                    self.later(lambda f=follower, p=pull: f.node.source_ended(f, p))  # type: ignore[misc]
+
+    def finished(self, node: Node) -> None:
+        self.left -= 1
+
+    def count(self, reason: str) -> None:
+        self.result.reasons[reason] = self.result.reasons.get(reason, 0) + 1
+
+
+def simulate(nodes: int = 1000, **changes: object) -> Result:
+    """Run one scenario; `changes` are fields of Scenario."""
+    return run(Scenario(nodes=nodes, **changes))  # type: ignore[arg-type]
+
+
+def run(scenario: Scenario) -> Result:
+    """Every node pulls the image (or both, in opposite order); return what that showed."""
+    network = Network(scenario)
+    result, random = network.result, network.random
+    image = [(sha256(f"layer {n}".encode()).digest(), size) for n, size in enumerate(scenario.layers)]
+    second = [(sha256(f"second {n}".encode()).digest(), size) for n, size in enumerate(scenario.layers)]
+    images = [image, second] if scenario.two_images else [image]
+    size = sum(scenario.layers) * len(images)
+    result.single = _single(scenario)
+    for number, node in enumerate(network.nodes):
+        order = images if number % 2 == 0 else images[::-1]
+        network.at(random.uniform(0, scenario.stagger), lambda n=node, o=order: n.start(o))  # type: ignore[misc]
+    network.left = result.surviving = scenario.nodes
+    within = scenario.fail_within or 2 * result.single
+    failing = random.sample(network.nodes, round(scenario.nodes * scenario.fail))
+    if scenario.fail_coordinators:
+        failing = list({node: None for node in (*network.coordinators(image[0][0]), *failing)})
+    for number, node in enumerate(failing):
+        state = State.CRASHED if number % 2 == 0 else State.FROZEN
+        network.at(random.uniform(0, within), lambda n=node, s=state: network.fail(n, s))  # type: ignore[misc]
+    network.run()
+    ends = sorted(node.ended - node.started for node in network.nodes if node.ended < math.inf)
+    survivors = [node for node in network.nodes if node.alive]
+    result.finished = sum(node.ended < math.inf for node in survivors)
+    result.surviving = len(survivors)
+    result.broken = sum(pull.broken for node in network.nodes for pull in node.pulls.values())
+    result.slowest, result.median = (ends[-1], ends[len(ends) // 2]) if ends else (math.inf, math.inf)
+    result.upstream_ratio = network.upstream_bytes / size
+    return result
+
+
+def _single(scenario: Scenario) -> float:
+    """Seconds of one node that pulls alone, without peers: three layers at a time."""
+    images = 2 if scenario.two_images else 1
+    size = sum(scenario.layers) * images
+    streams = min(3, len(scenario.layers) * images)
+    rate = min(scenario.link, scenario.upstream * (streams if scenario.per_connection else 1))
+    return size / rate + scenario.upstream_latency * math.ceil(len(scenario.layers) * images / 3)
