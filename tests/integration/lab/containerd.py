@@ -30,13 +30,14 @@ class Containerd:
         self.root = directory / "root"
         self.hosts = directory / "certs.d"  # the CRI plugin's registry config_path
         self.log = directory / "containerd.log"
+        self.configuration = directory / "config.toml"
         self._directory = directory
         self._programs = containerd_of(suite)
         self._namespace = namespace
         self._process: Process | None = None
         self._cri: ImageService | None = None
         self.hosts.mkdir(parents=True)
-        (directory / "config.toml").write_text(self._configuration(discard_layers))
+        self.configuration.write_text(self._configuration(discard_layers))
 
     @property
     def content(self) -> Path:
@@ -52,7 +53,7 @@ class Containerd:
     def start(self) -> None:
         """Start the process; wait_ready waits for it."""
         path = f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin"
-        words = [str(self._programs / "containerd"), "--config", str(self._directory / "config.toml")]
+        words = [str(self._programs / "containerd"), "--config", str(self.configuration)]
         self._process = Process(words, self.log, self._namespace.name, {"PATH": path})
 
     def wait_ready(self) -> None:

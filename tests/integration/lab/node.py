@@ -43,7 +43,7 @@ class Node:
     ) -> None:
         self.namespace = namespace
         self.containerd = containerd
-        self.cri_reference = f"node {namespace.number} with containerd {containerd.version}"
+        self.description = f"node {namespace.number} with containerd {containerd.version}"
         self.log = directory / "peili.log"
         self.options: list[str] = []
         self._ipv6 = ipv6
@@ -52,7 +52,7 @@ class Node:
         self._stopping = False
 
     def __repr__(self) -> str:
-        return f"<{self.cri_reference}>"
+        return f"<{self.description}>"
 
     @property
     def loopback(self) -> str:
@@ -72,6 +72,22 @@ class Node:
     def cleanup(self) -> None:
         """`peili cleanup`: put containerd's hosts back."""
         command(str(PEILI), "cleanup", f"--containerd-config-path={self.containerd.hosts}")
+
+    def check(self) -> dict[str, str]:
+        """`peili check`: the outcome of each thing that it looks at, the worst where it looks at several."""
+        paths = [
+            f"--containerd-socket={self.containerd.socket}",
+            f"--containerd-config-path={self.containerd.hosts}",
+            f"--containerd-config-file={self.containerd.configuration}",
+        ]
+        inside = ["ip", "netns", "exec", self.namespace.name]
+        # Its status is 1 where something fails, which is an answer here.
+        said = command("sh", "-c", '"$@" || test $? -eq 1', "sh", *inside, str(PEILI), "check", "--json", *paths)
+        outcomes: dict[str, str] = {}
+        for finding in json.loads(said):
+            before = outcomes.get(finding["name"], "ok")
+            outcomes[finding["name"]] = max(before, finding["level"], key=("ok", "warn", "fail").index)
+        return outcomes
 
     def start_peili(self, *options: str) -> None:
         """Start `peili run`; wait_peili waits for it. The options are kept for later starts."""
