@@ -27,6 +27,7 @@ from peili.follow.settings import FollowSettings
 
 MAX_TRIES: Final = 24  # sources and answers without one byte in between
 MAX_WITHOUT_GROWTH: Final = 5.0  # seconds that a held response may wait in all without one byte; then upstream
+FIRST_PATIENCE: Final = 0.2  # seconds without any coordinator at the start; in the middle it is the stall limit
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
 _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
 _BUSY_SECONDS: Final = 1.0  # a source that had no room, or was behind, may have room later
@@ -117,6 +118,7 @@ class SourceChoice:
         self._taken_at = now
         self._suspect_at = math.inf
         self._ask_at = now  # the next Join, or Renew where there is a source
+        self._silent_since = math.inf
         self._tries = 0
         self._end: GoUpstream | None = None
 
@@ -142,6 +144,8 @@ class SourceChoice:
     def answered(self, answer: Answer | None, now: float) -> None:
         """The coordinators answered the last JoinNow or RenewNow; None: both were silent."""
         self._talking = False
+        if answer is not None:
+            self._silent_since = math.inf
         match answer:
             case Lead():
                 self._end = GoUpstream(leading=True, reason="lead")
@@ -153,6 +157,8 @@ class SourceChoice:
             case Keep(depth, milliseconds):
                 self._depth = depth or self._depth
                 self._ask_at = now + milliseconds / 1000 if self._source is not None else now
+                # Without a byte the coordinator may want to hear again sooner, but never rarer than from a lead.
+                self._suspect_at = max(self._suspect_at, min(self._ask_at, now + self._settings.renew_interval))
             case None:
                 self._unanswered(now)
 
@@ -172,6 +178,11 @@ class SourceChoice:
             self._offset, self._grew_at, self._tries = offset, now, 0
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
+
+    def excused(self, now: float) -> None:
+        """Nothing can grow: our containerd takes no byte, and the source is not to blame."""
+        self._grew_at = now
+        self._suspect_at = now + self._settings.suspicion
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
@@ -204,7 +215,6 @@ class SourceChoice:
         if self._talking or now < self._due():
             return Stay(self._deadline())
         self._talking = True
-        self._suspect_at = now + self._settings.renew_interval
         return self._renewal(now) if self._source is not None else self._joining(now)
 
     def _judge(self, now: float) -> GoUpstream | None:
@@ -244,10 +254,16 @@ class SourceChoice:
         self._ask_at = now + (_RETRY if self._source is None else self._settings.renew_interval)
 
     def _unanswered(self, now: float) -> None:
-        """With both coordinators silent a node decides for itself: it leads, or goes on with the source it has."""
-        if self._source is None and self._asking is None and not self._candidates:
+        """Both coordinators are silent: routing soon names others. Then a node leads by itself."""
+        self._suspect_at = now + self._settings.renew_interval
+        if self._source is not None or self._asking is not None or self._candidates:
+            self._ask_at = now + self._settings.renew_interval
+            return
+        self._ask_at = now + _RETRY
+        self._silent_since = min(self._silent_since, now)
+        patience = self._stall_limit() if self._purpose is Purpose.RESUME and self._offset else FIRST_PATIENCE
+        if now - self._silent_since >= patience:
             self._end = GoUpstream(leading=False, reason="no coordinator")
-        self._ask_at = now + self._settings.renew_interval
 
     def _may_ask(self, source: Source, now: float) -> bool:
         peer_id = source.peer.id

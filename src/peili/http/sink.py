@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -91,6 +92,12 @@ class Sink:
                 pool=self._pool,
             )
             return await relay.run()
+
+    def is_full(self) -> bool:
+        """Whether the client's socket takes nothing now: then it is the client that everybody waits for."""
+        poll = select.poll()
+        poll.register(self._socket.fileno(), select.POLLOUT)
+        return not poll.poll(0)
 
     def _account(self, count: int) -> None:
         self.remaining -= count

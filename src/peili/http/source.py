@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 
 import trio
@@ -69,6 +70,11 @@ class Source:
             raise SourceEnded(f"the connection ended {self.remaining} bytes before the end")
         self.take(len(data))
         return data
+
+    def abort(self) -> None:
+        """End the connection: whoever relays this body sees its end, and what had arrived is still passed on."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def take_what_is_there(self, limit: int) -> None:
         """Discard up to `limit` bytes that have already arrived, without waiting."""

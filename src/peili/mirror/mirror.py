@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -11,12 +11,14 @@ from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
 from peili.mirror.attempt import Stream, Wanted, Whole
 from peili.mirror.failure import FailureKind
+from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer
-from peili.oci.distribution import ContentTarget, content_headers
+from peili.oci.digest import Digest
+from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
 from peili.oci.key import Key
-from peili.oci.ranges import RangeRequest
+from peili.oci.ranges import RangeRequest, Span
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
@@ -37,8 +39,17 @@ class Mirror:
     """Answers requests of this node's containerd with content of its peers."""
 
     def __init__(
-        self, lookup: Lookup, history: History, giveups: GiveUps, observer: Observer, *, stall_timeout: float
+        self,
+        lookup: Lookup,
+        history: History,
+        giveups: GiveUps,
+        observer: Observer,
+        *,
+        stall_timeout: float,
+        follower: Follower | None = None,
     ) -> None:
+        """Without a follower only committed content is shared."""
+        self._follower = follower
         self._lookup = lookup
         self._history = history
         self._giveups = giveups
@@ -56,19 +67,78 @@ class Mirror:
         if target.digest is not None and self._giveups.contains(target.digest, trio.current_time()):
             trace.reason = "gave_up"
             return trace
+        head_only = exchange.request.method == "HEAD"
+        follower, digest = self._follower, target.digest
+        if follower is None or digest is None or not follower.fits(target, wanted_range, head_only=head_only):
+            await self._answer_committed(exchange, key, target, wanted_range, trace)
+            return trace
+        if await self._answer_from_tree(follower, exchange, digest, target, wanted_range, trace):
+            return trace
+        # Perhaps somebody has it whom the coordinators do not know.
+        await self._answer_committed(exchange, key, target, wanted_range, trace)
+        if exchange.started:
+            follower.goes_elsewhere(digest)
+        else:
+            follower.goes_upstream(digest)
+        return trace
+
+    async def _answer_from_tree(
+        self,
+        follower: Follower,
+        exchange: Exchange,
+        digest: Digest,
+        target: ContentTarget,
+        wanted_range: RangeRequest | None,
+        trace: Trace,
+    ) -> bool:
+        """Answer with what somebody is receiving or has; False where nothing was sent and others may be asked."""
+        if follower.is_small(target, digest):
+            whole = await follower.answer_small(target, digest)
+            if whole is None:
+                return False
+            trace.providers.append(f"{whole.provider.host}:{whole.provider.port}")
+            span = (
+                Span(0, whole.descriptor.size)
+                if wanted_range is None
+                else wanted_range.resolve(whole.descriptor.size)
+            )
+            await _send_whole(exchange, replace(whole, span=span), wanted_range)
+            return True
+        assert isinstance(target, BlobTarget)
+        ending = await follower.answer_large(exchange, target, wanted_range)
+        trace.providers += ending.sources
+        trace.attempts += ending.attempts
+        trace.resumes += max(len(ending.sources) - 1, 0)
+        trace.reason = ending.reason
+        if not exchange.started:
+            return False
+        if ending.reason and not ending.requeue:
+            self._giveups.remember(digest, trio.current_time())
+            follower.goes_upstream(digest)
+        return True
+
+    async def _answer_committed(
+        self,
+        exchange: Exchange,
+        key: Key,
+        target: ContentTarget,
+        wanted_range: RangeRequest | None,
+        trace: Trace,
+    ) -> None:
+        """Answer with what a provider has committed; where nobody has, nothing is sent."""
         wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
         outcome = await self._lookup.run(key, wanted)
         trace.resolve_seconds = outcome.resolve_seconds
-        trace.attempts = outcome.attempts
+        trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):
-            trace.reason = outcome.reason
-            return trace
+            trace.reason = trace.reason or outcome.reason
+            return
+        trace.reason = ""
         trace.providers.append(_address(outcome))
         if isinstance(outcome.answer, Whole):
             await _send_whole(exchange, outcome.answer, wanted_range)
         else:
             await self._send_stream(exchange, key, wanted, outcome.answer, trace)
-        return trace
 
     async def _send_stream(
         self, exchange: Exchange, key: Key, wanted: Wanted, stream: Stream, trace: Trace

@@ -1,0 +1,149 @@
+"""Follow: take from peers what they are still receiving themselves, and let them take it from here.
+
+Who asks whom is decided by the coordinators of a digest (peili.follow); this is what one request for content does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from peili.follow.message import Join, Source
+from peili.follow.source_choice import SourceChoice
+from peili.follow.wait import AskAgain, TakeFrom, next_step
+from peili.http.server import Exchange
+from peili.mirror.answer import SMALL_BLOB_SIZE
+from peili.mirror.attempt import Asker, Wanted, Whole
+from peili.mirror.failure import AttemptFailed
+from peili.mirror.held import Ending, HeldResponse, Tree
+from peili.mirror.keeper import Keeper, follow_key
+from peili.oci.digest import Digest
+from peili.oci.distribution import BlobTarget, ContentTarget, ManifestTarget
+from peili.oci.ranges import RangeRequest
+from peili.routing.protocol import Provider
+from peili.store.protocol import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What this node's containerd has of a digest that it asks for: its ingest. 0 where it is not known."""
+
+    size: int = 0
+    total: int = 0
+
+
+class Follower:
+    """Answers requests from the tree, where there is one."""
+
+    def __init__(
+        self, store: Store, tree: Tree, keeper: Keeper, small_asker: Asker, *, port: int, zone: str
+    ) -> None:
+        """`port` is that of this node's registry, `zone` its zone: what others need to know of a source."""
+        self._store = store
+        self._tree = tree
+        self._keeper = keeper
+        self._small_asker = small_asker
+        self._port = port
+        self._zone = zone
+
+    @staticmethod
+    def fits(target: ContentTarget, wanted: RangeRequest | None, *, head_only: bool) -> bool:
+        """Whether this is a request that can follow: all of some content, or all from an offset on."""
+        open_ended = wanted is None or (wanted.suffix is None and wanted.last is None)
+        return target.digest is not None and open_ended and not head_only
+
+    async def answer_small(self, target: ContentTarget, digest: Digest) -> Whole | None:
+        """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream."""
+        started = trio.current_time()
+        excluded: list[bytes] = []
+        while True:
+            own = self._own(digest)
+            join = self._join(digest, own, tuple(excluded))
+            self._tree.observer.joined()
+            answer = await self._tree.coordination.ask(join)
+            if answer is None:
+                return None
+            limit = self._tree.settings.manifest_wait
+            step = next_step(answer, trio.current_time(), started=started, limit=limit)
+            if isinstance(step, TakeFrom):
+                whole = await self._take_small(step.source, target)
+                if whole is not None:
+                    self._keeper.finish(digest)
+                    return whole
+                excluded.append(step.source.peer.id)
+            elif isinstance(step, AskAgain):
+                await trio.sleep_until(step.at)
+            else:
+                return None
+
+    async def answer_large(self, exchange: Exchange, target: BlobTarget, wanted: RangeRequest | None) -> Ending:
+        """Feed the response from the tree. Where nothing was sent, the pull goes on as if there were no tree."""
+        offset = wanted.first if wanted is not None else 0
+        key, now, own = follow_key(target.digest), trio.current_time(), self._own(target.digest)
+        banned = self._tree.poison.asked(key, offset, now)
+        choice = SourceChoice(
+            self._tree.settings,
+            key,
+            now,
+            offset=offset,
+            total=own.total,
+            burden=self._keeper.leads,
+            port=self._port,
+            zone=self._zone,
+            banned=banned,
+            verified_only=self._tree.poison.verified_only(key, now),
+        )
+        self._keeper.hold(target.digest)
+        try:
+            ending = await HeldResponse(self._tree, exchange, target, key, choice, offset=offset).run()
+        finally:
+            self._keeper.release(target.digest)
+        if not ending.reason:
+            self._keeper.finish(target.digest)
+        elif not ending.leading:
+            self._tree.observer.left_to_upstream(ending.reason)
+        return ending
+
+    def is_small(self, target: ContentTarget, digest: Digest) -> bool:
+        """Whether the content is read whole and checked before it is passed on."""
+        if isinstance(target, ManifestTarget):
+            return True
+        return 0 < self._own(digest).total <= SMALL_BLOB_SIZE
+
+    def goes_upstream(self, digest: Digest) -> None:
+        """containerd gets 404, and goes upstream: others may follow it."""
+        self._keeper.lead(digest)
+
+    def goes_elsewhere(self, digest: Digest) -> None:
+        """A committed provider was found after all."""
+        self._keeper.withdraw(digest)
+
+    def _join(self, digest: Digest, own: Own, excluded: tuple[bytes, ...]) -> Join:
+        return Join(
+            follow_key(digest),
+            0,
+            own.total,
+            excluded=excluded[-8:],
+            burden=self._keeper.leads,
+            port=self._port,
+            zone=self._zone,
+        )
+
+    async def _take_small(self, source: Source, target: ContentTarget) -> Whole | None:
+        provider = Provider(source.peer.id.hex(), source.peer.host, source.peer.port, source.peer.zone)
+        try:
+            answer = await self._small_asker.ask(provider, Wanted(target))
+        except AttemptFailed:
+            return None
+        if isinstance(answer, Whole):
+            return answer
+        await answer.response.aclose()
+        return None
+
+    def _own(self, digest: Digest) -> Own:
+        blob = self._store.growing(digest)
+        if blob is None:
+            return Own()
+        with blob:
+            return Own(blob.size(), blob.total)

@@ -1,0 +1,219 @@
+"""One response to containerd that is fed from the tree: SourceChoice decides, this does the I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from peili.follow.message import Answer, Ask, Source
+from peili.follow.poison import Poison
+from peili.follow.settings import FollowSettings
+from peili.follow.slots import Slots, Verdict
+from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoice, SourceFailure, Stay, Take
+from peili.http.errors import SinkClosed, SourceFailed
+from peili.http.message import Headers
+from peili.http.server import Exchange, Sink
+from peili.mirror.growing_source import GrowingStream, SourceAsker, SourceRefused
+from peili.mirror.keeper import FollowObserver
+from peili.oci.descriptor import Descriptor
+from peili.oci.distribution import BlobTarget, content_headers
+from peili.oci.media_types import OCTET_STREAM
+from peili.oci.ranges import Span
+from peili.routing.protocol import Coordination
+
+# The relay's own limit; SourceChoice judges stalls, because it knows how deep in the tree this node is.
+_RELAY_STALL = 60.0
+# Progress is looked at this often, so that a stall is noticed in time, in seconds.
+_LOOK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What all held responses of a node share."""
+
+    coordination: Coordination
+    asker: SourceAsker
+    settings: FollowSettings
+    slots: Slots
+    poison: Poison
+    observer: FollowObserver
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a held response ended. `reason` is empty when every byte went out."""
+
+    reason: str = ""
+    requeue: bool = False  # containerd is to ask again at once: not a give-up
+    leading: bool = False
+    sources: list[str] = field(default_factory=list)
+    attempts: int = 0
+
+
+class HeldResponse:
+    """Answers one request for a blob, from `offset` to the end, with bytes of peers."""
+
+    def __init__(
+        self, tree: Tree, exchange: Exchange, target: BlobTarget, key: bytes, choice: SourceChoice, *, offset: int
+    ) -> None:
+        self._tree = tree
+        self._exchange = exchange
+        self._target = target
+        self._key = key
+        self._choice = choice
+        self._first = offset
+        self._sink: Sink | None = None
+        self._total = 0
+        self._relayed: Source | None = None  # who is relayed now
+        self._stream: GrowingStream | None = None
+        self._relay_ended = trio.Event()
+        self._changed = trio.Event()
+        self._leaving = False
+        self._gone: SinkClosed | None = None
+        self._ending = Ending()
+        self._hold = 0
+
+    async def run(self) -> Ending:
+        """Feed the response until it is whole, or nobody can. Raise SinkClosed."""
+        self._hold = self._tree.slots.hold(self._key, trio.current_time())
+        try:
+            async with trio.open_nursery() as nursery:
+                while await self._advance(nursery):
+                    pass
+                nursery.cancel_scope.cancel()
+        finally:
+            self._tree.slots.end(self._hold)
+            if self._stream is not None:
+                await self._stream.response.aclose()
+        if self._gone is not None:
+            raise self._gone
+        return self._ending
+
+    async def _advance(self, nursery: trio.Nursery) -> bool:
+        """One step; False at the end."""
+        now = trio.current_time()
+        self._note_progress(now)
+        if self._gone is not None or (self._sink is not None and self._sink.remaining == 0):
+            return False
+        step = self._choice.next_step(now)
+        await self._leave_former_source()
+        match step:
+            case GoUpstream(leading, reason):
+                self._ending.leading, self._ending.reason = leading, reason
+                return False
+            case Take(source):
+                await self._take(source, nursery)
+            case JoinNow(join):
+                nursery.start_soon(self._ask, join)
+            case RenewNow(renew):
+                nursery.start_soon(self._ask, renew)
+            case Stay(until):
+                return await self._stay(until, now)
+        return True
+
+    async def _stay(self, until: float, now: float) -> bool:
+        verdict = self._tree.slots.verdict(self._hold, now)
+        if verdict is not Verdict.HOLD:
+            self._ending.reason = "slots"
+            self._ending.requeue = verdict is Verdict.REQUEUE and self._sink is not None
+            return False
+        with trio.move_on_at(min(until, now + _LOOK)):
+            await self._changed.wait()
+        self._changed = trio.Event()
+        return True
+
+    def _note_progress(self, now: float) -> None:
+        if self._sink is None:
+            return
+        offset = self._total - self._sink.remaining
+        if offset > self._first:
+            self._tree.slots.grew(self._hold)
+        self._choice.grew(offset, now)
+        if self._relayed is not None and self._sink.is_full():
+            self._choice.excused(now)
+
+    async def _ask(self, ask: Ask) -> None:
+        self._tree.observer.joined()
+        answer: Answer | None = await self._tree.coordination.ask(ask)
+        self._choice.answered(answer, trio.current_time())
+        self._changed.set()
+
+    async def _leave_former_source(self) -> None:
+        """Where the choice has left a source that is still relayed: end it, at an exact byte."""
+        source = self._choice.source
+        if self._relayed is None or self._stream is None:
+            return
+        if source is None or source.peer.id != self._relayed.peer.id:
+            await self._leave()
+
+    async def _leave(self) -> None:
+        if self._stream is not None:
+            self._leaving = True
+            self._stream.response.source.abort()
+            await self._relay_ended.wait()
+            self._leaving = False
+
+    async def _take(self, source: Source, nursery: trio.Nursery) -> None:
+        await self._leave()
+        self._ending.attempts += 1
+        offset = self._total - self._sink.remaining if self._sink is not None else self._first
+        try:
+            stream = await self._tree.asker.ask(source, self._target, offset)
+        except SourceRefused as error:
+            self._choice.failed(source.peer.id, error.failure, trio.current_time())
+            return
+        if self._total not in (0, stream.total):
+            await stream.response.aclose()
+            self._choice.failed(source.peer.id, SourceFailure.BROKEN, trio.current_time())
+            return
+        self._stream = stream
+        if self._sink is None and not await self._start(stream):
+            return
+        self._choice.taken(source, trio.current_time())
+        self._ending.sources.append(f"{source.peer.host}:{source.peer.port}")
+        self._tree.observer.following(source.depth + 1)
+        self._relayed, self._relay_ended = source, trio.Event()
+        nursery.start_soon(self._relay, stream, self._relay_ended)
+
+    async def _start(self, stream: GrowingStream) -> bool:
+        """The head goes out at once: containerd waits for bytes with patience, for a head it need not."""
+        self._total = stream.total
+        self._choice.know_total(stream.total)
+        span = Span(self._first, stream.total)
+        part = span if self._first else None
+        descriptor = Descriptor(self._target.digest, OCTET_STREAM, stream.total)
+        headers = Headers.of(content_headers(descriptor, part))
+        try:
+            self._sink = await self._exchange.start(200 if part is None else 206, headers, span.length)
+        except SinkClosed as error:
+            self._gone = error
+            return False
+        return True
+
+    async def _relay(self, stream: GrowingStream, ended: trio.Event) -> None:
+        assert self._sink is not None
+        before = self._sink.remaining
+        peer_id = stream.source.peer.id
+        try:
+            await self._sink.relay(stream.response.source, self._sink.remaining, stall_timeout=_RELAY_STALL)
+        except SourceFailed:
+            now = trio.current_time()
+            self._choice.grew(self._total - self._sink.remaining, now)
+            if self._choice.source is not None and self._choice.source.peer.id == peer_id:
+                # A source that we left for a better one has done nothing wrong.
+                self._choice.failed(peer_id, SourceFailure.BUSY if self._leaving else SourceFailure.ENDED, now)
+        except SinkClosed as error:
+            self._gone = error
+        finally:
+            moved = before - self._sink.remaining
+            if moved:
+                self._tree.poison.relayed(self._key, peer_id, trio.current_time(), committed=stream.committed)
+            if not stream.committed:
+                self._tree.observer.followed_bytes(moved)
+            if self._sink.remaining == 0:
+                self._tree.poison.completed(self._key)
+            await stream.response.aclose()
+            self._relayed = self._stream = None
+            ended.set()
+            self._changed.set()

@@ -1,0 +1,225 @@
+"""What this node's containerd receives, kept known to the coordinators until it is committed or gone.
+
+After a 404 containerd goes upstream, and its ingest grows: this node leads, and says so, with the offset, for as
+long as it grows. After a body from peers went out, it waits for the commit, which tells whether the bytes were
+right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import trio
+
+from peili.follow.growth import Growth, GrowthWatch
+from peili.follow.message import Keep, Leave, Outcome, Renew
+from peili.follow.poison import Poison
+from peili.follow.settings import FollowSettings
+from peili.follow.slots import Slots
+from peili.oci.digest import Digest
+from peili.oci.key import digest_key
+from peili.routing.protocol import Coordination
+from peili.store.protocol import GrowingBlob, Store
+
+MAXIMUM_KEPT = 256  # digests at once; a node pulls a few images at a time
+_LOOK = 0.02  # seconds between two looks while there is no ingest to wait at
+_LONGEST_LOOK = 0.25
+_GRACE = 30.0  # seconds for which an ingest that does not grow any more is still watched
+
+
+class FollowObserver(Protocol):
+    """Who wants to hear of leads and follows; metrics, mostly. Must not raise and must not wait."""
+
+    def leading(self) -> None:
+        """This node fetches a digest from upstream, for the others too."""
+        ...
+
+    def following(self, depth: int) -> None:
+        """This node takes a digest from a source at this depth of the tree."""
+        ...
+
+    def joined(self) -> None:
+        """A coordinator was asked."""
+        ...
+
+    def left_to_upstream(self, reason: str) -> None:
+        """A pull that could have followed goes upstream."""
+        ...
+
+    def followed_bytes(self, count: int) -> None:
+        """So many bytes came from blobs that were still growing on their source."""
+        ...
+
+
+def follow_key(digest: Digest) -> bytes:
+    """The digest's place in the keyspace: sha2-256 of its key."""
+    return hashlib.sha256(digest_key(digest).encode()).digest()
+
+
+class Keeper:
+    """Watches the ingests that matter to others. Its tasks live in the nursery that `run` owns."""
+
+    def __init__(
+        self,
+        store: Store,
+        coordination: Coordination,
+        settings: FollowSettings,
+        poison: Poison,
+        slots: Slots,
+        observer: FollowObserver,
+    ) -> None:
+        self._store = store
+        self._coordination = coordination
+        self._settings = settings
+        self._poison = poison
+        self._slots = slots
+        self._observer = observer
+        self._scopes: dict[Digest, trio.CancelScope] = {}
+        self._leading: set[Digest] = set()
+        self._held: dict[Digest, int] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the watches until cancelled."""
+        async with trio.open_nursery() as self._nursery:
+            task_status.started()
+            await trio.sleep_forever()
+
+    @property
+    def leads(self) -> int:
+        """How many digests this node leads."""
+        return len(self._leading)
+
+    def is_active(self, digest: Digest) -> bool:
+        """Whether this node leads the digest, or follows somebody else for it."""
+        return digest in self._leading or digest in self._held
+
+    def hold(self, digest: Digest) -> None:
+        """A response of this digest is fed from peers from now on, until `release`."""
+        self._held[digest] = self._held.get(digest, 0) + 1
+        scope = self._scopes.pop(digest, None)
+        if scope is not None:
+            scope.cancel()
+
+    def release(self, digest: Digest) -> None:
+        """The response ended."""
+        left = self._held.get(digest, 0) - 1
+        if left > 0:
+            self._held[digest] = left
+        else:
+            self._held.pop(digest, None)
+
+    def lead(self, digest: Digest) -> None:
+        """containerd goes upstream for this digest now: watch its ingest, and tell the coordinators as it grows."""
+        self._observer.leading()
+        self._start(digest, leading=True)
+
+    def finish(self, digest: Digest) -> None:
+        """The whole body went to containerd: see whether it is committed."""
+        self._start(digest, leading=False)
+
+    def withdraw(self, digest: Digest) -> None:
+        """This node relays it from a provider after all: it leads nothing."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self._leave, digest, Outcome.GAVE_UP)
+
+    def _start(self, digest: Digest, *, leading: bool) -> None:
+        before = self._scopes.pop(digest, None)
+        if before is not None:
+            before.cancel()
+        if self._nursery is None or len(self._scopes) >= MAXIMUM_KEPT:
+            return
+        scope = self._scopes[digest] = trio.CancelScope()
+        if leading:
+            self._leading.add(digest)
+            self._slots.lead_queued(follow_key(digest))
+        self._nursery.start_soon(self._watch, digest, scope, leading)
+
+    async def _watch(self, digest: Digest, scope: trio.CancelScope, leading: bool) -> None:
+        key = follow_key(digest)
+        try:
+            with scope:
+                outcome = await _Watch(self, digest, leading=leading).run()
+                if outcome is Outcome.COMMITTED:
+                    self._poison.committed(key)
+                elif outcome is Outcome.VANISHED:
+                    self._poison.vanished(key, trio.current_time())
+                await self._leave(digest, outcome)
+        finally:
+            if self._scopes.get(digest) is scope:
+                del self._scopes[digest]
+            if leading and digest not in self._scopes:
+                self._leading.discard(digest)
+                self._slots.lead_over(key)
+
+    async def _leave(self, digest: Digest, outcome: Outcome) -> None:
+        await self._coordination.ask(Leave(follow_key(digest), outcome))
+
+
+class _Watch:
+    """One ingest until it is committed or gone."""
+
+    def __init__(self, keeper: Keeper, digest: Digest, *, leading: bool) -> None:
+        self._keeper = keeper
+        self._digest = digest
+        self._key = follow_key(digest)
+        self._leading = leading
+        self._renew_at = 0.0
+        self._lapsed = False
+        self._total = 0
+
+    async def run(self) -> Outcome:
+        """Watch; return how it ended."""
+        keeper, settings = self._keeper, self._keeper._settings
+        started = trio.current_time()
+        blob = keeper._store.growing(self._digest)
+        size = blob.size() if blob is not None else None
+        watch = GrowthWatch(started, lapse=settings.lapse, stall=settings.stall, size=size)
+        try:
+            while True:
+                if blob is None:
+                    blob = keeper._store.growing(self._digest)
+                now = trio.current_time()
+                state = watch.observe(now, _size_of(blob), committed=self._is_committed(blob))
+                if state.over:
+                    return Outcome.COMMITTED if state is Growth.COMMITTED else Outcome.VANISHED
+                if now - (watch.last_growth or started) > _GRACE:
+                    return Outcome.GAVE_UP
+                await self._tell(watch, state, blob, now)
+                await self._wait(blob, watch.size)
+        finally:
+            if blob is not None:
+                blob.close()
+
+    def _is_committed(self, blob: GrowingBlob | None) -> bool:
+        return self._keeper._store.descriptor(self._digest) is not None or (blob is not None and blob.committed())
+
+    async def _tell(self, watch: GrowthWatch, state: Growth, blob: GrowingBlob | None, now: float) -> None:
+        """Renew the lead while it grows; give it back when it does not begin to."""
+        if not self._leading:
+            return
+        if state is Growth.LAPSED and not self._lapsed:
+            self._lapsed = True
+            self._keeper._slots.lead_over(self._key)
+            await self._keeper._leave(self._digest, Outcome.GAVE_UP)
+        elif watch.grew and now >= self._renew_at:
+            self._keeper._slots.lead_over(self._key)
+            total = blob.total if blob is not None else 0
+            answer = await self._keeper._coordination.ask(Renew(self._key, watch.size, total))
+            pause = (
+                answer.milliseconds / 1000 if isinstance(answer, Keep) else self._keeper._settings.renew_interval
+            )
+            self._renew_at = now + pause
+
+    async def _wait(self, blob: GrowingBlob | None, size: int) -> None:
+        if blob is None:
+            await trio.sleep(_LOOK)
+        elif blob.ended():
+            await trio.sleep(_LOOK)  # committed, and the store's index hears of it in a moment
+        else:
+            await blob.wait(size, _LONGEST_LOOK)
+
+
+def _size_of(blob: GrowingBlob | None) -> int | None:
+    return None if blob is None or blob.vanished() else blob.size()
