@@ -33,6 +33,7 @@ from peili.registry.endpoint import Registry
 from peili.registry.gate import MIRRORED_HEADER, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
+from peili.registry.uploads import Uploads
 from peili.routing.protocol import Router
 from peili.settings import RunSettings
 from peili.store.protocol import Store
@@ -203,7 +204,8 @@ class Node:
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         mirror = Mirror(lookup, history, GiveUps(), self.metrics, stall_timeout=settings.stall_timeout)
-        return Registry(self._store, mirror, self._policy, self._gate(), self._record)
+        uploads = Uploads(settings.max_uploads)
+        return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads)
 
     def _gate(self) -> Gate:
         """Who may ask: with a secret its members, and clients on this machine or where the settings say."""

@@ -25,6 +25,7 @@ _DURATION = re.compile(r"(?P<number>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<unit>ms|s|m|
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LONGEST_DURATION = 24 * 3600.0
 _MAXIMUM_FILTER_LENGTH = 1024
+_MOST_UPLOADS = 100_000
 _MAXIMUM_CREDENTIALS_SIZE = 4096
 # Names under which people know Docker's registry; containerd asks for all of them as docker.io.
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -81,6 +82,7 @@ class RunSettings:
     credentials: Credentials | None
     cluster_secret: SecretFile | None
     client_networks: tuple[Network, ...]
+    max_uploads: int
     zone: str
     log_level: LogLevel
 
@@ -129,6 +131,13 @@ def parse_duration(text: str) -> float:
     if not 0.001 <= seconds <= _LONGEST_DURATION:
         raise InvalidSetting("a duration lies between 1ms and 24h")
     return seconds
+
+
+def parse_max_uploads(text: str) -> int:
+    """How many large blobs go to peers at a time, 0 for as many as they ask for; raise InvalidSetting."""
+    if not re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) or int(text) > _MOST_UPLOADS:
+        raise InvalidSetting(f"write a number from 1 to {_MOST_UPLOADS}, or 0 for no limit")
+    return int(text)
 
 
 def parse_mirrored_registry(text: str) -> str:

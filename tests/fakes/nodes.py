@@ -55,6 +55,7 @@ def settings_for(host: str, directory: Path) -> RunSettings:
         credentials=None,
         cluster_secret=None,
         client_networks=(),
+        max_uploads=0,
         zone="",
         log_level=LogLevel.ERROR,
     )

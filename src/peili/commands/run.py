@@ -12,6 +12,7 @@ from peili.http.message import SocketAddress
 from peili.members.secret_file import SecretFile
 from peili.registry.clients import Network
 from peili.registry.credentials import Credentials
+from peili.registry.uploads import DEFAULT_UPLOADS
 from peili.routing.bootstrap import Source, parse_source
 from peili.settings import (
     ContainerdStoreSettings,
@@ -23,6 +24,7 @@ from peili.settings import (
     parse_filter,
     parse_ip_address,
     parse_layout_directory,
+    parse_max_uploads,
     parse_mirrored_registry,
     parse_network,
     parse_socket_address,
@@ -141,6 +143,13 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     "None: from nowhere else with a cluster secret, from everywhere without one.",
 )
 @option(
+    "--max-uploads",
+    type=Parsed("NUMBER", parse_max_uploads),
+    default=str(DEFAULT_UPLOADS),
+    help="How many large blobs are sent to peers at a time; over it a peer goes to the next provider, or upstream. "
+    "0: no limit. This node's containerd is never refused.",
+)
+@option(
     "--zone",
     type=Parsed("NAME", parse_zone),
     default="",
@@ -173,6 +182,7 @@ def run(
     credentials: Credentials | None,
     cluster_secret: SecretFile | None,
     client_networks: tuple[Network, ...],
+    max_uploads: int,
     zone: str,
     log_level: str,
 ) -> None:
@@ -198,6 +208,7 @@ def run(
         credentials=credentials,
         cluster_secret=cluster_secret,
         client_networks=client_networks,
+        max_uploads=max_uploads,
         zone=zone,
         log_level=LogLevel(log_level),
     )

@@ -85,6 +85,9 @@ class Asker:
         try:
             return await self._ask(provider, wanted)
         except HttpError as error:
+            if isinstance(error, ResponseTimeout):
+                # The machine may be gone without a word; kept connections to it would cost as much time each.
+                self._client.forget(SocketAddress(provider.host, provider.port))
             raise AttemptFailed(_kind_of(error), str(error)) from error
 
     async def _ask(self, provider: Provider, wanted: Wanted) -> Answer:

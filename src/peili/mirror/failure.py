@@ -23,7 +23,7 @@ class FailureKind(StrEnum):
 
 
 # These say something of the node, not only of the one key: such a provider is asked last for a while.
-_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND}
+_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY}
 
 
 class AttemptFailed(Exception):

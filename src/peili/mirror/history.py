@@ -16,6 +16,8 @@ UNKNOWN_HEDGE = 0.050
 # How long a provider that failed is asked last: doubled with each failure in a row.
 FIRST_PENALTY = 5.0
 LONGEST_PENALTY = 120.0
+# A provider with all its uploads in use did nothing wrong, and may have a place again at any moment.
+BUSY_PENALTY = 1.0
 
 
 @dataclass(slots=True)
@@ -45,8 +47,13 @@ class History:
         memory.failures += 1
         memory.suspect_until = now + penalty
 
+    def busy(self, peer_id: str, now: float) -> None:
+        """The provider has no place for another upload: it is asked last for a short moment, and no failure."""
+        memory = self._of(peer_id)
+        memory.suspect_until = max(memory.suspect_until, now + BUSY_PENALTY)
+
     def is_suspect(self, peer_id: str, now: float) -> bool:
-        """Whether the provider failed lately."""
+        """Whether the provider failed lately, or was busy a moment ago."""
         memory = self._providers.get(peer_id)
         return memory is not None and now < memory.suspect_until
 

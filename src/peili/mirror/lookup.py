@@ -147,8 +147,11 @@ class Lookup:
             case _Exhausted():
                 race.exhausted()
             case _Lost(provider, failure):
-                race.failed(provider)
-                if failure.blames_node:
+                busy = failure.kind is FailureKind.BUSY
+                race.failed(provider, busy=busy)
+                if busy:
+                    self._history.busy(provider.peer_id, trio.current_time())
+                elif failure.blames_node:
                     self._history.failed(provider.peer_id, trio.current_time())
                 self._observer.attempt_failed(provider, failure.kind, str(failure))
 

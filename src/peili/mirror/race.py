@@ -19,10 +19,14 @@ PATIENCE = 0.020
 
 @dataclass(frozen=True, slots=True)
 class RaceLimits:
-    """Bounds of one race. `resolve_timeout`: seconds for the first provider to be found."""
+    """Bounds of one race. `resolve_timeout`: seconds for the first provider to be found.
+
+    `busy`: providers without a free upload that do not count as attempts, for they answer at once.
+    """
 
     resolve_timeout: float
     attempts: int = 6
+    busy: int = 20
     at_once: int = 3
 
 
@@ -63,7 +67,7 @@ class Race:
         self._waiting: list[Provider] = []
         self._running: dict[str, float] = {}
         self._known: set[str] = set()
-        self._attempts = 0
+        self._attempts = self._busy = 0
         self._exhausted = False
 
     @property
@@ -90,13 +94,14 @@ class Race:
         self._running[provider.peer_id] = now
         self._attempts += 1
 
-    def failed(self, provider: Provider) -> None:
-        """The provider brought nothing."""
+    def failed(self, provider: Provider, *, busy: bool = False) -> None:
+        """The provider brought nothing; `busy`: because it has no free upload."""
         self._running.pop(provider.peer_id, None)
+        self._busy += busy
 
     def next_step(self, now: float) -> Step:
         """What to do now."""
-        candidate = self._best(now) if self._attempts < self._limits.attempts else None
+        candidate = self._best(now) if self._may_ask else None
         if not self._running:
             return self._step_with_nobody_asked(candidate, now)
         if candidate is None or len(self._running) >= self._limits.at_once:
@@ -110,11 +115,20 @@ class Race:
             if suspect and not self._exhausted and now < self._patient_until:
                 return Wait(self._patient_until)
             return Start(candidate, hedge=False)
-        if self._attempts >= self._limits.attempts:
+        if not self._may_ask:
             return GiveUp("attempts")
         if self._exhausted:
-            return GiveUp("failed" if self._attempts else "no_provider")
+            return GiveUp(self._why_exhausted())
         return Wait(self._found_by) if now < self._found_by else GiveUp("resolve_timeout")
+
+    @property
+    def _may_ask(self) -> bool:
+        return self._attempts < self._limits.attempts + min(self._busy, self._limits.busy)
+
+    def _why_exhausted(self) -> str:
+        if not self._attempts:
+            return "no_provider"
+        return "busy" if self._busy == self._attempts else "failed"
 
     def _hedge_at(self) -> float:
         """The newest attempt decides: each further one waits for its own turn."""

@@ -86,6 +86,11 @@ class Metrics:
             "Bytes that this node's containerd fetched upstream after no peer could give them.",
             registry=self._registry,
         )
+        self._uploads_refused = Counter(
+            "peili_uploads_refused",
+            "Requests of peers for large blobs that were refused because --max-uploads were being sent.",
+            registry=self._registry,
+        )
         self._hedges = Counter(
             "peili_hedges", "Second attempts started beside a slow one.", registry=self._registry
         )
@@ -116,6 +121,8 @@ class Metrics:
 
     def request(self, record: RequestRecord) -> None:
         """Count one answered request."""
+        if record.handler is Handler.SERVE and record.status == 503:
+            self._uploads_refused.inc()
         registry = self._registry_label(record.registry)
         self._requests.labels(record.handler, record.kind, registry, record.outcome, str(record.status)).inc()
         self._duration.labels(record.handler, record.outcome).observe(record.seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import trio
@@ -12,6 +13,7 @@ from peili.http.errors import SinkClosed, SourceFailed
 from peili.http.message import Headers
 from peili.http.server import Exchange
 from peili.http.sink import Sink
+from peili.mirror.answer import SMALL_BLOB_SIZE
 from peili.mirror.mirror import Mirror
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -39,6 +41,7 @@ from peili.oci.reference import Reference
 from peili.registry.gate import Caller, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
+from peili.registry.uploads import Uploads
 from peili.store.protocol import Blob, GrowingBlob, NotInStore, Store, StoreError
 
 MIRRORED_HEADER = "X-Peili-Mirrored"
@@ -56,6 +59,8 @@ _UNKNOWN = {
     ManifestTarget: Refusal(404, ErrorCode.MANIFEST_UNKNOWN, "no node of this cluster has it"),
     BlobTarget: Refusal(404, ErrorCode.BLOB_UNKNOWN, "no node of this cluster has it"),
 }
+
+_BUSY = Refusal(503, ErrorCode.UNAVAILABLE, "this node sends as many large blobs as it may (--max-uploads)")
 
 
 @dataclass(slots=True)
@@ -85,6 +90,7 @@ class Registry:
     policy: Policy
     gate: Gate
     record: Callable[[RequestRecord], None]
+    uploads: Uploads = field(default_factory=Uploads)
     growing_stall: float = GROWING_STALL
     _now: Callable[[], float] = field(default=trio.current_time)
 
@@ -136,8 +142,11 @@ class Registry:
             wanted = None  # RFC 9110, section 13.1.5: no validator of ours can match
         blob = await self._open(target)
         if blob is not None:
-            with blob:
-                await _send_blob(exchange, account, blob, wanted)
+            with blob, self._place(exchange, account, blob.size) as granted:
+                if granted:
+                    await _send_blob(exchange, account, blob, wanted)
+                else:
+                    await _refuse(exchange, account, _BUSY)
         elif account.handler is Handler.SERVE:
             await self._serve_growing(exchange, account, target, wanted)
         else:
@@ -153,8 +162,18 @@ class Registry:
             account.outcome = Outcome.MISS
             await _respond(exchange, _UNKNOWN[type(target)])
             return
-        with blob:
-            await _send_growing(exchange, account, blob, wanted, self.growing_stall)
+        with blob, self._place(exchange, account, blob.total) as granted:
+            if granted:
+                await _send_growing(exchange, account, blob, wanted, self.growing_stall)
+            else:
+                await _refuse(exchange, account, _BUSY)
+
+    def _place(self, exchange: Exchange, account: _Account, size: int) -> AbstractContextManager[bool]:
+        """Whether this body may be sent now: manifests, small blobs and our own containerd are never refused."""
+        request = exchange.request
+        if account.handler is not Handler.SERVE or request.method == "HEAD" or size <= SMALL_BLOB_SIZE:
+            return nullcontext(enter_result=True)
+        return self.uploads.place(request.client.host)
 
     async def _open(self, target: ContentTarget) -> Blob | None:
         """The local content, or None where the store cannot give it."""

@@ -18,6 +18,7 @@ from peili.settings import (
     parse_filter,
     parse_ip_address,
     parse_layout_directory,
+    parse_max_uploads,
     parse_mirrored_registry,
     parse_socket_address,
     parse_zone,
@@ -29,6 +30,7 @@ PARSERS: list[Callable[[str], object]] = [
     parse_filter,
     parse_ip_address,
     parse_layout_directory,
+    parse_max_uploads,
     parse_mirrored_registry,
     parse_socket_address,
     parse_zone,
@@ -39,6 +41,7 @@ def test_values_are_parsed() -> None:
     assert parse_duration("250ms") == 0.25
     assert parse_duration("1.5s") == 1.5
     assert parse_duration("2m") == 120
+    assert (parse_max_uploads("0"), parse_max_uploads("100000")) == (0, 100_000)
     assert parse_socket_address("[::]:5000") == SocketAddress("::", 5000)
     assert parse_socket_address("0.0.0.0:5000") == SocketAddress("0.0.0.0", 5000)
     assert parse_ip_address("fd00::1") == "fd00::1"
@@ -52,6 +55,7 @@ def test_values_are_parsed() -> None:
 @pytest.mark.parametrize(
     ("parser", "text"),
     [
+        (parse_max_uploads, "-1"), (parse_max_uploads, "100001"), (parse_max_uploads, "many"),
         (parse_duration, "2"), (parse_duration, "0s"), (parse_duration, "-1s"), (parse_duration, "25h"),
         (parse_duration, "1 s"), (parse_socket_address, "5000"), (parse_socket_address, ":5000"),
         (parse_socket_address, "::1:5000"), (parse_socket_address, "[127.0.0.1]:5000"),

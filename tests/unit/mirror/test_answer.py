@@ -99,9 +99,9 @@ def test_a_huge_manifest_is_refused_by_its_head() -> None:
     assert failure(TAG, None, 200, fields, MAXIMUM_MANIFEST_SIZE + 1) is FailureKind.LENGTH
 
 
-def test_only_a_missing_key_does_not_blame_the_node() -> None:
+def test_a_missing_key_and_too_much_to_do_do_not_blame_the_node() -> None:
     blamed = {kind for kind in FailureKind if AttemptFailed(kind, "").blames_node}
-    assert blamed == set(FailureKind) - {FailureKind.NOT_FOUND}
+    assert blamed == set(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY}
 
 
 def manifest(**fields: object) -> tuple[Descriptor, bytes]:

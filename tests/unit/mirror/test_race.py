@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from peili.mirror.history import UNKNOWN_HEDGE, History
+from peili.mirror.history import BUSY_PENALTY, FIRST_PENALTY, UNKNOWN_HEDGE, History
 from peili.mirror.race import PATIENCE, GiveUp, Race, RaceLimits, Start, Wait
 from peili.routing.protocol import Provider
 
@@ -129,3 +129,51 @@ def test_one_that_failed_lately_waits_a_moment_for_a_better_one() -> None:
     assert story.next_step(100.0 + PATIENCE) == Start(FIRST, hedge=False)
     story.exhausted()
     assert story.next_step(100.0) == Start(FIRST, hedge=False)
+
+
+def test_busy_providers_cost_no_attempt() -> None:
+    story = race()
+    busy = [Provider(f"busy {n}", "127.0.0.1", 5000) for n in range(5)]
+    for provider in (*busy, FIRST):
+        story.found(provider, 100.0)
+    for provider in busy:
+        assert story.next_step(100.0) == Start(provider, hedge=False)
+        story.started(provider, 100.0)
+        story.failed(provider, busy=True)
+    assert story.next_step(100.0) == Start(FIRST, hedge=False)
+
+
+def test_not_all_the_busy_ones_of_a_large_cluster_are_asked() -> None:
+    story, asked = race(), 0
+    for n in range(1000):
+        story.found(Provider(str(n), "127.0.0.1", 5000), 100.0)
+    while isinstance(step := story.next_step(100.0), Start):
+        story.started(step.provider, 100.0)
+        story.failed(step.provider, busy=True)
+        asked += 1
+    assert step == GiveUp("attempts")
+    assert asked == LIMITS.attempts + LIMITS.busy
+
+
+def test_with_all_of_them_busy_the_race_says_so() -> None:
+    story = race()
+    for provider in (FIRST, SECOND):
+        story.found(provider, 100.0)
+        story.started(provider, 100.0)
+    story.exhausted()
+    story.failed(FIRST, busy=True)
+    story.failed(SECOND, busy=True)
+    assert story.next_step(100.0) == GiveUp("busy")
+
+
+def test_a_busy_provider_is_asked_last_for_a_moment_and_its_failures_do_not_add_up() -> None:
+    history = History()
+    for _ in range(10):
+        history.busy("first", 100.0)
+    assert history.is_suspect("first", 100.0)
+    assert not history.is_suspect("first", 100.0 + BUSY_PENALTY)
+    history.failed("second", 100.0)
+    history.busy("second", 100.0)
+    assert history.is_suspect("second", 100.0 + BUSY_PENALTY), "a failure is not forgiven for being busy"
+    history.failed("first", 200.0)
+    assert not history.is_suspect("first", 200.0 + FIRST_PENALTY)
