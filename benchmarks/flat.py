@@ -1,0 +1,59 @@
+"""Whether memory stays flat over many requests of all kinds."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from itertools import islice
+
+from benchmarks.asking import Asker
+from benchmarks.bench import Bench
+from benchmarks.figure import Figure, Goal
+from benchmarks.meter import Usage, usage
+from benchmarks.peilis import Cluster
+
+FLAT = 1.02  # the last by the first, after warming up: what noise makes
+SIZE = 20_000  # bytes
+STEPS = 5
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """Three nodes; one is asked for what it has, what a peer has, what nobody has, and for tags."""
+    requests = bench.pick(100_000, 2_000)
+    with Cluster(bench, "flat") as cluster:
+        for number in range(3):
+            cluster.store().add(f"flat/{number}", [SIZE] * 50)
+        for _ in cluster.stores:
+            cluster.node()
+        cluster.start()
+        cluster.wait_shared([store.images[0].keys for store in cluster.stores])
+        node = cluster.nodes[0]
+        with node.asker() as asker:
+            _ask(asker, cluster, requests // 10)
+            seen = [usage(node.pid)]
+            for step in range(STEPS):
+                _ask(asker, cluster, requests // STEPS)
+                seen.append(usage(node.pid))
+                bench.say(f"after {requests // STEPS * (step + 1)} requests: {seen[-1].resident:.1f} MB")
+        yield from _figures(requests, seen)
+
+
+def _ask(asker: Asker, cluster: Cluster, count: int) -> None:
+    paths = [layer.path for store in cluster.stores for layer in store.images[0].layers]
+    tags = [f"flat/{number}/manifests/1" for number in range(3)]
+    for number in islice(iter(lambda: random.randrange(10), None), count):
+        if number == 0:
+            asker.get(f"flat/1/blobs/sha256:{os.urandom(32).hex()}")
+        elif number == 1:
+            asker.get(random.choice(tags), method="HEAD")
+        else:
+            assert asker.get(random.choice(paths)).status == 200
+
+
+def _figures(requests: int, seen: list[Usage]) -> Iterator[Figure]:
+    growth = seen[-1].resident / seen[0].resident
+    note = f"after {requests // 10} requests to warm up"
+    yield Figure(f"resident memory after {requests:,} requests by before", "", (growth,), Goal(FLAT), note=note)
+    yield Figure("resident memory on the way", "MB", tuple(used.resident for used in seen))
+    yield Figure("descriptors at the end by before", "", (seen[-1].descriptors / seen[0].descriptors,))

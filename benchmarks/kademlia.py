@@ -1,0 +1,52 @@
+"""The pure Kademlia core in a simulated cluster of 1,000 on virtual time, with churn, frozen and lying nodes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from random import Random
+
+from benchmarks.bench import Bench
+from benchmarks.figure import Figure, Goal
+from peili.kademlia.contact import Contact
+from peili.kademlia.records import ProviderRecords
+from tests.fakes.kademlia_network import Scenario, simulate
+
+FOUND, P99, LOAD = 99.9, 50.0, 5.0  # percent, ms, times the mean
+KEPT, ANSWERED = 100, 20  # providers of one key
+
+
+def run(bench: Bench) -> Iterator[Figure]:
+    """The scenario of the goals; the quick one is smaller and shorter."""
+    scenario = bench.pick(Scenario(), Scenario(nodes=100, keys=200, measured=60.0, lookups=500, misses=50))
+    started = time.monotonic()
+    result = simulate(scenario)
+    note = (
+        f"{scenario.nodes} nodes, {scenario.measured:.0f} s on virtual time in {time.monotonic() - started:.0f} s"
+    )
+    found = result.success * 100
+    yield Figure("lookups of live content that find a live provider", "%", (found,), Goal(FOUND, True), note=note)
+    times = tuple(value * 1e3 for value in result.times)
+    yield Figure("until the first live provider, p50", "ms", times, note="round trips of 1 ms")
+    yield Figure("until the first live provider, p99", "ms", (result.percentile(0.99) * 1e3,), Goal(P99))
+    yield Figure("until a miss is known, p99", "ms", (result.percentile(0.99, result.misses) * 1e3,))
+    yield Figure("the busiest node's messages by the mean", "", (result.load_ratio,), Goal(LOAD))
+    yield Figure("hops of a lookup", "", tuple(map(float, result.hops)))
+    yield from _popular()
+
+
+def _popular() -> Iterator[Figure]:
+    """One key with 1,000 providers."""
+    random = Random(1)
+    records = ProviderRecords()
+    key = random.randbytes(32)
+    for _ in range(1000):
+        records.add(Contact(random.randbytes(38), (b"somewhere",)), [key], 0.0)
+    times = []
+    for _ in range(1000):
+        started = time.perf_counter()
+        answer = records.get(key, 1.0, random)
+        times.append((time.perf_counter() - started) * 1e6)
+    yield Figure("providers kept of a key with 1,000", "", (float(records.statistics().records),), Goal(KEPT))
+    yield Figure("providers in an answer about it", "", (float(len(answer)),), Goal(ANSWERED))
+    yield Figure("time of an answer about it", "µs", tuple(times))
