@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from itertools import islice
+from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.asking import Asker
 from benchmarks.bench import Bench
 from benchmarks.figure import Figure, Goal
 from benchmarks.meter import Usage, usage
-from benchmarks.peilis import Cluster
+from benchmarks.peilis import Cluster, Peili
 
 FLAT = 1.02  # the last by the first, after warming up: what noise makes
 SIZE = 20_000  # bytes
 STEPS = 5
+CLIENTS = 4
 
 
 def run(bench: Bench) -> Iterator[Figure]:
@@ -29,26 +29,34 @@ def run(bench: Bench) -> Iterator[Figure]:
         cluster.start()
         cluster.wait_shared([store.images[0].keys for store in cluster.stores])
         node = cluster.nodes[0]
-        with node.asker() as asker:
-            _ask(asker, cluster, requests // 10)
-            seen = [usage(node.pid)]
-            for step in range(STEPS):
-                _ask(asker, cluster, requests // STEPS)
-                seen.append(usage(node.pid))
-                bench.say(f"after {requests // STEPS * (step + 1)} requests: {seen[-1].resident:.1f} MB")
+        _ask_together(node, cluster, requests // 10)
+        seen = [usage(node.pid)]
+        for step in range(STEPS):
+            _ask_together(node, cluster, requests // STEPS)
+            seen.append(usage(node.pid))
+            bench.say(f"after {requests // STEPS * (step + 1)} requests: {seen[-1].resident:.1f} MB")
         yield from _figures(requests, seen)
 
 
-def _ask(asker: Asker, cluster: Cluster, count: int) -> None:
+def _ask_together(node: Peili, cluster: Cluster, count: int) -> None:
+    """With several connections at once."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        for done in [pool.submit(_ask, node, cluster, count // CLIENTS) for _ in range(CLIENTS)]:
+            done.result()
+
+
+def _ask(node: Peili, cluster: Cluster, count: int) -> None:
     paths = [layer.path for store in cluster.stores for layer in store.images[0].layers]
     tags = [f"flat/{number}/manifests/1" for number in range(3)]
-    for number in islice(iter(lambda: random.randrange(10), None), count):
-        if number == 0:
-            asker.get(f"flat/1/blobs/sha256:{os.urandom(32).hex()}")
-        elif number == 1:
-            asker.get(random.choice(tags), method="HEAD")
-        else:
-            assert asker.get(random.choice(paths)).status == 200
+    with node.asker() as asker:
+        for _ in range(count):
+            match random.randrange(10):
+                case 0:
+                    asker.get(f"flat/1/blobs/sha256:{os.urandom(32).hex()}")
+                case 1:
+                    asker.get(random.choice(tags), method="HEAD")
+                case _:
+                    assert asker.get(random.choice(paths)).status == 200
 
 
 def _figures(requests: int, seen: list[Usage]) -> Iterator[Figure]:

@@ -21,9 +21,8 @@ def run(bench: Bench) -> Iterator[Figure]:
     scenario = bench.pick(Scenario(), Scenario(nodes=100, keys=200, measured=60.0, lookups=500, misses=50))
     started = time.monotonic()
     result = simulate(scenario)
-    note = (
-        f"{scenario.nodes} nodes, {scenario.measured:.0f} s on virtual time in {time.monotonic() - started:.0f} s"
-    )
+    seconds = time.monotonic() - started
+    note = f"{scenario.nodes} nodes, {scenario.measured:.0f} s on virtual time in {seconds:.0f} s"
     found = result.success * 100
     yield Figure("lookups of live content that find a live provider", "%", (found,), Goal(FOUND, True), note=note)
     times = tuple(value * 1e3 for value in result.times)

@@ -1,4 +1,4 @@
-"""First byte: of what a peer has, of what the node itself has, and of what nobody has; with nodes failing as well."""
+"""First byte: of what a peer has, of what the node itself has, of what nobody has; with nodes failing as well."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def run(bench: Bench) -> Iterator[Figure]:
         seconds, rounds = bench.pick((60.0, 3), (5.0, 1))
         shares = idle_share(bench, node.pid, seconds, rounds)
         yield Figure("CPU of an idle node with them", "% of a core", shares, Goal(CPU), note=kind)
-        yield from _in_flight(bench, node, cluster, found)
+        yield from _in_flight(bench, node, cluster)
         yield from _starts(bench, node, kind, images)
 
 
@@ -74,7 +74,7 @@ def _memory(node: Peili, cluster: Cluster, kind: str) -> Iterator[Figure]:
     yield Figure("highest resident memory so far", "MB", (used.highest,))
 
 
-def _in_flight(bench: Bench, node: Peili, cluster: Cluster, found: Containerd | None) -> Iterator[Figure]:
+def _in_flight(bench: Bench, node: Peili, cluster: Cluster) -> Iterator[Figure]:
     """100 clients read slowly, half of them what the node itself has, half what it relays from a peer."""
     count = bench.pick(100, 10)
     paths = [path for pair in zip(_large(cluster, 0), _large(cluster, 1), strict=True) for path in pair]

@@ -1,6 +1,7 @@
 """Clusters of real `peili run` processes on loopback addresses, without root and without containerd.
 
-Each node has an address of 127.0.0.0/8 of its own, so that they look like machines to each other. For what the network itself decides there is the laboratory (`benchmarks.pulls`).
+Each node has an address of 127.0.0.0/8 of its own, so that they look like machines to each other. For what the
+network itself decides there is the laboratory (`benchmarks.pulls`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,7 @@ def _sum(outcomes: Sequence[Outcome]) -> str:
 def _row(figure: Figure) -> tuple[str, ...]:
     goal, met = figure.goal, figure.met
     single = len(figure.values) == 1
-    direct = sorted(figure.direct)[len(figure.direct) // 2] if figure.direct else None
+    direct = statistics.median(figure.direct) if figure.direct else None
     return (
         f"  {figure.name}",
         figure.unit,

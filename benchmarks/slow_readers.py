@@ -1,7 +1,7 @@
 """Many clients that read slowly, in a process of their own: `python -m benchmarks.slow_readers HOST PORT …`.
 
-The paths to ask for come as a file, one per line, and are used by turns. Says on standard output, every half second, how
-many of its clients have read something, how many answers have ended, and how many bytes all have read.
+The paths to ask for come as a file, one per line, and are used by turns. Says on standard output, every half
+second, how many of its clients have read something, how many answers have ended, and how many bytes all have read.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from benchmarks.asking import Asker
@@ -45,7 +46,7 @@ def run(bench: Bench) -> Iterator[Figure]:
                 spent = cpu_seconds([node.pid]) - spent
                 begun, ended, _ = clients.progress()
                 after = usage(node.pid)
-        ratio = tuple(value / _middle(alone) for value in beside)
+        ratio = tuple(value / statistics.median(alone) for value in beside)
         yield Figure(f"the same beside {count} at 10 KB/s", "MB/s", beside, direct=alone)
         yield Figure("share of its speed that it keeps", "", ratio, Goal(KEEPS, True))
         yield Figure("slow transfers that ended early", "", (float(ended + count - begun),), Goal(0))
@@ -68,7 +69,3 @@ def _fetch(asker: Asker, path: str, size: int, runs: int) -> tuple[float, ...]:
         assert (answer.status, answer.size) == (200, size), answer
         speeds.append(size / answer.whole / 1e6)
     return tuple(speeds)
-
-
-def _middle(values: tuple[float, ...]) -> float:
-    return sorted(values)[len(values) // 2]
