@@ -14,8 +14,9 @@ from peili.http.errors import HttpError
 from peili.http.message import Headers, SocketAddress
 from peili.http.server import Exchange, Server, listen
 from peili.members.membership import Membership
+from peili.members.peer_requests import PeerRequests
 from peili.members.request_mac import MEMBER_HEADER
-from peili.mirror.attempt import Asker, RequestHeaders
+from peili.mirror.attempt import Asker
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
 from peili.mirror.lookup import Lookup
@@ -200,7 +201,7 @@ class Node:
 
     def _registry_endpoint(self) -> Registry:
         settings, history = self._settings, History()
-        asker = Asker(self._client, self._peer_headers(), silence=settings.stall_timeout)
+        asker = Asker(self._client, self._peer_requests(), silence=settings.stall_timeout)
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         mirror = Mirror(lookup, history, GiveUps(), self.metrics, stall_timeout=settings.stall_timeout)
@@ -213,16 +214,12 @@ class Node:
         clients = ClientNetworks(settings.client_networks) if restricted else None
         return Gate(MEMBER_HEADER, self._membership, clients, settings.credentials)
 
-    def _peer_headers(self) -> RequestHeaders:
+    def _peer_requests(self) -> PeerRequests:
         """What our requests to peers carry; the password only where there is no better proof."""
         fields = {MIRRORED_HEADER: "true", "User-Agent": f"peili/{VERSION}"}
-        membership, credentials = self._membership, self._settings.credentials
-        if membership is None and credentials is not None:
-            fields["Authorization"] = credentials.header
-        fixed = Headers.of(fields)
-        if membership is None:
-            return lambda method, target: fixed
-        return lambda method, target: fixed.with_(*membership.stamp(method, target))
+        if self._membership is None and self._settings.credentials is not None:
+            fields["Authorization"] = self._settings.credentials.header
+        return PeerRequests(Headers.of(fields), self._membership)
 
     def _operations_endpoint(self) -> Operations:
         return Operations(

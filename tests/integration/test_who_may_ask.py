@@ -12,6 +12,7 @@ import pytest
 
 from peili.demo.images import Layout, build_image
 from peili.members.membership import Membership
+from peili.members.request_mac import MEMBER_HEADER
 from peili.members.secret_file import read_secrets
 from tests.integration.lab.network import Answer, Namespace, Network
 from tests.integration.lab.processes import Process, command
@@ -71,11 +72,11 @@ def test_only_this_machine_and_members_are_answered(
     with peili(one, tmp_path, "--cluster-secret-file", str(secret), "--client-network", f"{three.address}/32"):
         for address in (one.address, one.address6):
             for target in (TAG, BLOB):
-                name, stamp = member.stamp("GET", target)
+                stamp = member.stamp("GET", target)
                 assert code(one.get(address, 5000, target)) == GOOD
                 assert code(two.get(address, 5000, target)) == DENIED
                 assert code(two.get(address, 5000, target, headers=MARK)) == DENIED
-                assert code(two.get(address, 5000, target, headers={**MARK, name: stamp})) == GOOD
+                assert code(two.get(address, 5000, target, headers={**MARK, MEMBER_HEADER: stamp})) == GOOD
                 assert code(one.get(address, 5000, target, headers=MARK)) == DENIED
         assert code(three.get(one.address, 5000, TAG)) == GOOD
         assert code(three.get(one.address6, 5000, TAG)) == DENIED

@@ -50,14 +50,27 @@ class Membership:
 
     # For the registry endpoint, and for requests to those of peers
 
-    def stamp(self, method: str, target: str) -> tuple[str, str]:
-        """The header field, name and value, of a request that is sent now."""
-        return request_mac.MEMBER_HEADER, str(request_mac.sign(self._keys[0].request, method, target, self._now()))
+    def stamp(self, method: str, target: str) -> str:
+        """The header's value of a request that is sent now."""
+        return str(request_mac.sign(self._keys[0].request, method, target, self._now()))
 
     def objection(self, method: str, target: str, stamp: str | None) -> str:
         """Why a request with this stamp, received now, is not a member's; empty where it is one."""
         try:
             request_mac.check((keys.request for keys in self._keys), stamp, method, target, self._now())
+        except request_mac.NotAMember as error:
+            return str(error)
+        return ""
+
+    def answer_stamp(self, stamp: str, digest: str, media_type: str) -> str:
+        """The header's value of the answer to a request with this stamp, which was found good."""
+        return request_mac.sign_answer(self._keys[0].answer, request_mac.Stamp.parse(stamp), digest, media_type)
+
+    def answer_objection(self, stamp: str, answer: str | None, digest: str, media_type: str) -> str:
+        """Why this answer to a request with this stamp of ours is not a member's; empty where it is one."""
+        keys = (keys.answer for keys in self._keys)
+        try:
+            request_mac.check_answer(keys, request_mac.Stamp.parse(stamp), answer, digest, media_type)
         except request_mac.NotAMember as error:
             return str(error)
         return ""

@@ -29,11 +29,12 @@ class MemberKeys:
 
     certificate: bytes = field(repr=False)
     request: bytes = field(repr=False)
+    answer: bytes = field(repr=False)
 
     @classmethod
     def of(cls, secret: bytes) -> MemberKeys:
         """Derive the keys (HKDF with SHA-256, RFC 5869)."""
-        return cls(_derive(secret, b"certificate 1"), _derive(secret, b"request 1"))
+        return cls(*(_derive(secret, purpose) for purpose in (b"certificate 1", b"request 1", b"answer 1")))
 
 
 def parse_secrets(content: bytes) -> tuple[MemberKeys, ...]:

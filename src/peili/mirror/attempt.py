@@ -61,23 +61,27 @@ class Stream:
 Answer = Whole | Stream
 
 
-class RequestHeaders(Protocol):
-    """The header fields of a request to a peer: the mark against forwarding, and what proves who asks."""
+class PeerRequests(Protocol):
+    """What requests to peers carry (the mark against forwarding, a proof of who asks), and answers have to."""
 
-    def __call__(self, method: str, target: str) -> Headers:
+    def headers(self, method: str, target: str) -> Headers:
         """For a request that is sent now; `target` as it goes over the wire."""
+        ...
+
+    def objection(self, asked: Headers, answer: Headers, digest: str, media_type: str) -> str:
+        """Why an answer for a tag, which leads to this content, is not to be believed; empty where it is."""
         ...
 
 
 class Asker:
-    """Asks providers. `headers` are made for every single request, because a proof is good for one only.
+    """Asks providers. The headers are made for every single request, because a proof is good for one only.
 
     `silence`: seconds that a provider may be silent before the head, or within a small body.
     """
 
-    def __init__(self, client: Client, headers: RequestHeaders, *, silence: float) -> None:
+    def __init__(self, client: Client, requests: PeerRequests, *, silence: float) -> None:
         self._client = client
-        self._headers = headers
+        self._requests = requests
         self._silence = silence
 
     async def ask(self, provider: Provider, wanted: Wanted) -> Answer:
@@ -110,7 +114,7 @@ class Asker:
     async def _open(self, provider: Provider, wanted: Wanted) -> tuple[Response, Head]:
         method = "HEAD" if wanted.head_only and not isinstance(wanted.target, ManifestTarget) else "GET"
         target = render_target(wanted.target)
-        headers = self._headers(method, target)
+        headers = self._requests.headers(method, target)
         if wanted.range is not None:
             headers = headers.with_("Range", str(wanted.range))
         response = await self._client.open(
@@ -125,10 +129,17 @@ class Asker:
             head = check_head(
                 wanted.target, wanted.range, response.status, response.headers, response.content_length
             )
+            if wanted.target.digest is None:  # all else is held against the digest that was asked for
+                self._check_word(headers, response.headers, head.descriptor)
         except AttemptFailed:
             await response.aclose()
             raise
         return response, head
+
+    def _check_word(self, asked: Headers, answer: Headers, descriptor: Descriptor) -> None:
+        objection = self._requests.objection(asked, answer, str(descriptor.digest), descriptor.media_type)
+        if objection:
+            raise AttemptFailed(FailureKind.UNPROVEN, objection)
 
 
 def _is_streamed(wanted: Wanted, head: Head) -> bool:

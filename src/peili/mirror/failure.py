@@ -18,6 +18,7 @@ class FailureKind(StrEnum):
     LENGTH = "length"  # a length or range that does not fit what was asked
     DIGEST = "digest"  # other content than asked
     TYPE = "type"  # a media type that does not fit
+    UNPROVEN = "unproven"  # what a tag leads to, told by somebody who is no member of the cluster
     STALLED = "stalled"  # no progress in the middle
     ENDED = "ended"  # the connection ended in the middle
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from peili.follow.message import Source
 from peili.follow.source_choice import SourceFailure
 from peili.http.client import Client, Response
 from peili.http.errors import HttpError, ResponseTimeout
-from peili.http.message import SocketAddress
+from peili.http.message import Headers, SocketAddress
 from peili.mirror.answer import check_head
-from peili.mirror.attempt import RequestHeaders
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.oci.distribution import BlobTarget, render_target
 from peili.oci.ranges import RangeRequest
@@ -44,9 +44,12 @@ class SourceRefused(Exception):
 
 
 class SourceAsker:
-    """Asks sources. `silence`: seconds that a source may be silent before the head of its answer."""
+    """Asks sources. `headers` are made for every request, from its method and target.
 
-    def __init__(self, client: Client, headers: RequestHeaders, *, silence: float) -> None:
+    `silence`: seconds that a source may be silent before the head of its answer.
+    """
+
+    def __init__(self, client: Client, headers: Callable[[str, str], Headers], *, silence: float) -> None:
         self._client = client
         self._headers = headers
         self._silence = silence

@@ -144,7 +144,7 @@ class Registry:
         if blob is not None:
             with blob, self._place(exchange, account, blob.size) as granted:
                 if granted:
-                    await _send_blob(exchange, account, blob, wanted)
+                    await _send_blob(exchange, account, blob, wanted, self._proof(exchange, account, target, blob))
                 else:
                     await _refuse(exchange, account, _BUSY)
         elif account.handler is Handler.SERVE:
@@ -174,6 +174,14 @@ class Registry:
         if account.handler is not Handler.SERVE or request.method == "HEAD" or size <= SMALL_BLOB_SIZE:
             return nullcontext(enter_result=True)
         return self.uploads.place(request.client.host)
+
+    def _proof(
+        self, exchange: Exchange, account: _Account, target: ContentTarget, blob: Blob
+    ) -> dict[str, str] | None:
+        """A peer that asks for a tag has no digest to hold the answer against, so it gets our word as a member."""
+        if account.handler is not Handler.SERVE or target.digest is not None:
+            return None
+        return self.gate.answer_fields(exchange.request, blob.descriptor)
 
     async def _open(self, target: ContentTarget) -> Blob | None:
         """The local content, or None where the store cannot give it."""
@@ -246,12 +254,14 @@ class Registry:
         )
 
 
-async def _send_blob(exchange: Exchange, account: _Account, blob: Blob, wanted: RangeRequest | None) -> None:
+async def _send_blob(
+    exchange: Exchange, account: _Account, blob: Blob, wanted: RangeRequest | None, proof: dict[str, str] | None
+) -> None:
     span = await _span(exchange, account, blob.size, wanted)
     if span is None:
         return
     account.source, account.outcome = ByteSource.LOCAL, Outcome.HIT
-    sink = await _start(exchange, blob.descriptor, span, wanted)
+    sink = await _start(exchange, blob.descriptor, span, wanted, proof)
     if exchange.request.method == "GET" and span.length:
         await sink.send_file(blob.fileno, span.start, span.length)
 

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Protocol
 
 from peili.http.message import Request
+from peili.oci.descriptor import Descriptor
 from peili.oci.errors import ErrorCode, Refusal
 from peili.registry.clients import ClientNetworks
 from peili.registry.credentials import Credentials
@@ -28,6 +29,10 @@ class Members(Protocol):
 
     def objection(self, method: str, target: str, stamp: str | None) -> str:
         """Why a request with this stamp, received now, is not a member's; empty where it is one."""
+        ...
+
+    def answer_stamp(self, stamp: str, digest: str, media_type: str) -> str:
+        """The header's value of the answer, with this content, to a request whose stamp was found good."""
         ...
 
 
@@ -60,3 +65,10 @@ class Gate:
             text = "wrong or missing credentials; all nodes and hosts.toml need the same --basic-auth-file"
             return Refusal(403, ErrorCode.DENIED, text)
         return Caller.PEER if is_peer else Caller.CLIENT
+
+    def answer_fields(self, request: Request, content: Descriptor) -> dict[str, str]:
+        """What proves to a peer that a member answered its request, which was judged, with this content."""
+        stamp = request.headers.get(self.stamp_header) if self.members is not None else None
+        if self.members is None or stamp is None:
+            return {}
+        return {self.stamp_header: self.members.answer_stamp(stamp, str(content.digest), content.media_type)}

@@ -111,7 +111,7 @@ async def test_a_stamp_is_good_for_its_request_and_its_minute(tmp_path: Path) ->
         await add_image(node)
         for wrong, status in ((0.0, 200), (-50.0, 200), (50.0, 200), (-120.0, 403), (120.0, 403)):
             member = Membership(file, now=partial(shifted, wrong))
-            fields = {"X_Peili_Mirrored": "true", "X_Peili_Member": member.stamp("GET", TAG)[1]}
+            fields = {"X_Peili_Mirrored": "true", "X_Peili_Member": member.stamp("GET", TAG)}
             answer = await fetch(node.host, TAG, **fields)
             assert answer.status == status, wrong
             if status == 403:
@@ -174,6 +174,33 @@ async def test_every_request_to_a_peer_is_signed_and_carries_no_password(tmp_pat
         stamp = request.headers.get(MEMBER_HEADER)
         check([one.request for one in keys], stamp, request.method, request.target, shifted(0))
         assert "Authorization" not in request.headers
+
+
+@pytest.mark.parametrize("proof", ["none", "its own", "another cluster's", "of another answer"])
+async def test_a_tag_is_believed_of_members_only(tmp_path: Path, proof: str) -> None:
+    """Who took the address of a node that is gone answers for a tag: with good bytes, but it is no member."""
+    network, manifest = MemoryNetwork(), IMAGE.blobs[IMAGE.descriptor.digest]
+    file = SecretFile(tmp_path, parse_secrets(OTHER if proof == "another cluster's" else SECRET))
+    member, media_type = Membership(file), IMAGE.descriptor.media_type
+
+    async def answer(exchange: Exchange) -> None:
+        stamp = exchange.request.headers.get(MEMBER_HEADER) or ""
+        about = Digest.of(b"x") if proof == "of another answer" else IMAGE.descriptor.digest
+        fields = {"Content-Type": media_type, "Docker-Content-Digest": str(IMAGE.descriptor.digest)}
+        if proof != "none":
+            fields[MEMBER_HEADER] = member.answer_stamp(stamp, str(about), media_type)
+        await exchange.respond(200, Headers.of(fields), manifest)
+
+    async with (
+        running_node(network, tmp_path / "1", change=with_secret(SECRET)) as node,
+        fake_provider(network, [Key(NAME), Key(str(IMAGE.descriptor.digest))], answer),
+    ):
+        believed = proof == "its own"
+        assert (await node.get(TAG)).status == (200 if believed else 404)
+        by_digest = await node.get(f"/v2/library/app/manifests/{IMAGE.descriptor.digest}?ns=docker.io")
+        assert by_digest.body == manifest
+        text = node.node.metrics.render().decode()
+        assert f'peili_provider_failures_total{{kind="unproven"}} {0 if believed else 1}.0' in text
 
 
 async def test_the_file_is_followed_while_the_node_runs(

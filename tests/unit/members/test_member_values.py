@@ -10,7 +10,17 @@ import pytest
 
 from peili.members import request_mac
 from peili.members.certificate_mac import EXTENSION_OID, extension_value, is_member
-from peili.members.request_mac import MEMBER_HEADER, WINDOW, InvalidStamp, NotAMember, Stamp, check, sign
+from peili.members.request_mac import (
+    MEMBER_HEADER,
+    WINDOW,
+    InvalidStamp,
+    NotAMember,
+    Stamp,
+    check,
+    check_answer,
+    sign,
+    sign_answer,
+)
 from peili.members.secret_file import read_secrets
 from peili.members.secrets import (
     MAXIMUM_FILE_SIZE,
@@ -36,8 +46,10 @@ def hkdf(secret: bytes, purpose: bytes) -> bytes:
 def test_the_keys_are_derived_as_documented() -> None:
     assert KEYS.certificate == hkdf(OLD, b"certificate 1")
     assert KEYS.request == hkdf(OLD, b"request 1")
+    assert KEYS.answer == hkdf(OLD, b"answer 1")
     # Fixed for ever: nodes of two versions have to understand each other.
-    assert hashlib.sha256(KEYS.certificate + KEYS.request).hexdigest()[:16] == "b37379468a76711d"
+    together = KEYS.certificate + KEYS.request + KEYS.answer
+    assert hashlib.sha256(together).hexdigest()[:16] == "cb169e2ff46db0bb"
 
 
 def test_one_or_two_secrets_stand_in_the_file() -> None:
@@ -151,3 +163,26 @@ def test_other_headers_are_no_stamp(text: str) -> None:
         Stamp.parse(text)
     with pytest.raises(NotAMember, match="not of the form"):
         request_mac.check([KEYS.request], text, "GET", TARGET, NOW)
+
+
+def test_the_answer_for_a_tag_is_good_for_that_request_and_content() -> None:
+    stamp = sign(KEYS.request, "GET", TARGET, NOW)
+    answer = sign_answer(KEYS.answer, stamp, "sha256:aa", "a/type")
+    expected = hmac.digest(KEYS.answer, f"1\n{stamp.mac.hex()}\nsha256:aa\na/type".encode(), "sha256")
+    assert answer == f"1 {expected.hex()}"
+    check_answer([OTHERS.answer, KEYS.answer], stamp, answer, "sha256:aa", "a/type")
+    later = sign(KEYS.request, "GET", TARGET, NOW + 1)
+    for key, question, text, digest, media_type in (
+        (OTHERS.answer, stamp, answer, "sha256:aa", "a/type"),
+        (KEYS.request, stamp, answer, "sha256:aa", "a/type"),
+        (KEYS.answer, later, answer, "sha256:aa", "a/type"),
+        (KEYS.answer, stamp, answer, "sha256:bb", "a/type"),
+        (KEYS.answer, stamp, answer, "sha256:aa", "b/type"),
+        (KEYS.answer, stamp, answer + " ", "sha256:aa", "a/type"),
+        (KEYS.answer, stamp, str(stamp), "sha256:aa", "a/type"),
+        (KEYS.answer, stamp, "", "sha256:aa", "a/type"),
+        (KEYS.answer, stamp, "\udcff\u20ac", "sha256:aa", "a/type"),
+        (KEYS.answer, stamp, None, "sha256:aa", "a/type"),
+    ):
+        with pytest.raises(NotAMember):
+            check_answer([key], question, text, digest, media_type)

@@ -42,8 +42,7 @@ def request(fields: dict[str, str], host: str = THERE, method: str = "GET", targ
 
 
 def stamped(by: Membership = OURS, method: str = "GET", target: str = TARGET) -> dict[str, str]:
-    name, value = by.stamp(method, target)
-    return {**MARK, name: value}
+    return {**MARK, MEMBER_HEADER: by.stamp(method, target)}
 
 
 def refused(verdict: Caller | Refusal) -> str:
@@ -83,8 +82,8 @@ def test_who_says_it_is_a_peer_has_to_prove_it(fields: dict[str, str], words: st
 
 
 def test_two_stamps_are_none() -> None:
-    name, value = OURS.stamp("GET", TARGET)
-    headers = Headers([*MARK.items(), (name, value), (name, value)])
+    stamp = (MEMBER_HEADER, OURS.stamp("GET", TARGET))
+    headers = Headers([*MARK.items(), stamp, stamp])
     refused(CLOSED.judge(Request("GET", TARGET, headers, SocketAddress(THERE, 1))))
 
 
@@ -93,8 +92,7 @@ def test_without_the_mark_only_clients_of_this_node_may_ask() -> None:
         assert CLOSED.judge(request({}, host)) is Caller.CLIENT
     for host in (THERE, "192.168.1.77", "fd00::1", "fe80::1%eth0", "a name"):
         assert f"{host} is in no --client-network" in refused(CLOSED.judge(request({}, host)))
-    unmarked = dict([OURS.stamp("GET", TARGET)])
-    refused(CLOSED.judge(request(unmarked)))
+    refused(CLOSED.judge(request({MEMBER_HEADER: OURS.stamp("GET", TARGET)})))
 
 
 def test_a_password_is_for_clients_and_a_members_proof_is_better() -> None:
@@ -113,7 +111,7 @@ def test_a_password_is_for_clients_and_a_members_proof_is_better() -> None:
 def test_no_refusal_carries_a_challenge_or_a_secret() -> None:
     text = refused(CLOSED.judge(request(stamped(THEIRS))))
     assert "the secret of" not in text
-    assert OURS.stamp("GET", TARGET)[1].split()[2] not in text
+    assert OURS.stamp("GET", TARGET).split()[2] not in text
 
 
 def test_this_machines_addresses_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
