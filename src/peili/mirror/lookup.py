@@ -12,6 +12,7 @@ from peili.mirror.attempt import Answer, Asker, Stream, Wanted
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.mirror.history import History
 from peili.mirror.race import GiveUp, Race, RaceLimits, Start
+from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.routing.protocol import Provider, Router
 
@@ -29,6 +30,10 @@ class Observer(Protocol):
 
     def resumed(self) -> None:
         """A body goes on from another provider."""
+        ...
+
+    def thrown_away(self, digest: Digest, providers: Collection[str]) -> None:
+        """containerd threw away what it received of this digest from these providers: its bytes were wrong."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -10,6 +11,7 @@ from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
 from peili.mirror.attempt import Stream, Wanted, Whole
+from peili.mirror.distrust import Distrust
 from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
@@ -47,8 +49,15 @@ class Mirror:
         *,
         stall_timeout: float,
         follower: Follower | None = None,
+        receives: Callable[[Digest], bool] = lambda digest: False,
     ) -> None:
-        """Without a follower only committed content is shared."""
+        """Without a follower only committed content is shared.
+
+        `receives`: whether this node's containerd has begun to write this digest. What others ask for (a test, a
+        curious operator) is never committed, and says nothing about the peers' bytes.
+        """
+        self._receives = receives
+        self._distrust = Distrust()
         self._follower = follower
         self._lookup = lookup
         self._history = history
@@ -127,7 +136,11 @@ class Mirror:
     ) -> None:
         """Answer with what a provider has committed; where nobody has, nothing is sent."""
         wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
-        outcome = await self._lookup.run(key, wanted)
+        banned = self._banned(wanted)
+        if banned is None:
+            trace.reason = "thrown_away"
+            return
+        outcome = await self._lookup.run(key, wanted, excluded=banned)
         trace.resolve_seconds = outcome.resolve_seconds
         trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):
@@ -139,6 +152,21 @@ class Mirror:
             await _send_whole(exchange, outcome.answer, wanted_range)
         else:
             await self._send_stream(exchange, key, wanted, outcome.answer, trace)
+
+    def committed(self, digest: Digest) -> None:
+        """The store has this digest now: the bytes were right."""
+        self._distrust.committed(digest)
+
+    def _banned(self, wanted: Wanted) -> frozenset[str] | None:
+        """Whose bytes containerd threw away before; None where upstream is to give them."""
+        digest, now = wanted.target.digest, trio.current_time()
+        if digest is None:
+            return frozenset()
+        if not wanted.head_only and (wanted.range is None or wanted.range == RangeRequest(0)):
+            blamed = self._distrust.asked_from_start(digest, now)
+            if blamed:
+                self._observer.thrown_away(digest, blamed)
+        return None if self._distrust.is_hopeless(digest, now) else self._distrust.banned(digest, now)
 
     async def _send_stream(
         self, exchange: Exchange, key: Key, wanted: Wanted, stream: Stream, trace: Trace
@@ -158,14 +186,19 @@ class Mirror:
     async def _relay(self, sink: Sink, key: Key, wanted: Wanted, stream: Stream, trace: Trace) -> None:
         """Relay the body, from one provider after another; return early when nobody is left."""
         descriptor, stop = stream.descriptor, stream.span.stop
+        received = self._receives(descriptor.digest)
         used: set[str] = set()
         while True:
+            before = sink.remaining
             async with stream.response as response:
                 try:
                     await sink.relay(response.source, sink.remaining, stall_timeout=self._stall_timeout)
-                    return
                 except (SourceEnded, SourceStalled) as error:
                     self._blame(stream, error)
+            if received and sink.remaining < before:
+                self._remember_source(stream, whole=stop - sink.remaining == descriptor.size)
+            if not sink.remaining:
+                return
             used.add(stream.provider.peer_id)
             offset = stop - sink.remaining
             successor = await self._successor(key, wanted, stream, used, offset, stop)
@@ -185,7 +218,8 @@ class Mirror:
     ) -> Stream | None:
         """Another provider's stream of exactly the missing bytes, or None."""
         missing = RangeRequest(offset, stop - 1) if (offset, stop) != (0, before.descriptor.size) else None
-        outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used)
+        banned = self._distrust.banned(before.descriptor.digest, trio.current_time())
+        outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used | banned)
         if not isinstance(outcome, Found) or not isinstance(outcome.answer, Stream):
             return None
         stream = outcome.answer
@@ -194,6 +228,10 @@ class Mirror:
             await stream.response.aclose()
             return None
         return stream
+
+    def _remember_source(self, stream: Stream, *, whole: bool) -> None:
+        peer_id, digest = stream.provider.peer_id, stream.descriptor.digest
+        self._distrust.relayed(digest, peer_id, trio.current_time(), complete=whole)
 
     def _blame(self, stream: Stream, error: SourceEnded | SourceStalled) -> None:
         kind = FailureKind.STALLED if isinstance(error, SourceStalled) else FailureKind.ENDED
