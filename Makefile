@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check unit lock clean protos
+.PHONY: demo test bench check unit lock clean protos
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,10 @@ test: $(VENV)/.test  ## all that CI runs: linters, types, import rules, unit, pr
 	$(PYTHON) tests/integration/install.py
 	$(MAKE) check
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+
+bench: $(VENV)/.test  ## every figure of docs/performance.md; BENCH="warm-pull --quick --json FILE" chooses
+	$(PYTHON) tests/integration/install.py
+	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(VENV)/.test  ## linters, types, import rules
 	$(BIN)/ruff check .

@@ -74,7 +74,8 @@ def measure(bench: Bench, benchmark: Benchmark, no_lab: str) -> report.Outcome:
             figures.append(figure)
             bench.say(f"{benchmark.name}: {figure.name}: {report.number(figure.median)} {figure.unit}")
     except Exception as error:  # noqa: BLE001 a benchmark may fail in any way, and the others still have to run
-        failed = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        words = f"{type(error).__name__}: {error}".strip().splitlines()
+        failed = " … ".join(dict.fromkeys((words[0], words[-1])))[:500]
         traceback.print_exc()
     return report.Outcome(benchmark, tuple(figures), "", failed, time.monotonic() - started, load)
 

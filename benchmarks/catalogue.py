@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks import flat, idle, kademlia, latency, many_keys, slow_transfers
+from benchmarks import (
+    flat,
+    idle,
+    kademlia,
+    latency,
+    lost_provider,
+    many_keys,
+    slow_holder,
+    slow_transfers,
+    warm_pull,
+)
 from benchmarks.bench import Benchmark
 
 BENCHMARKS: Sequence[Benchmark] = (
+    Benchmark("warm-pull", "a pull of what a peer has, by turns with a direct one", warm_pull.run, lab=True),
+    Benchmark("slow-link", "a pull from a peer with a slow link", warm_pull.slow_link, lab=True),
+    Benchmark("no-capabilities", "a warm pull without capabilities", warm_pull.no_capabilities, lab=True),
+    Benchmark("lost-provider", "a provider that is lost in the middle of a layer", lost_provider.run, lab=True),
+    Benchmark("slow-holder", "ten pullers and one holder with a slow link", slow_holder.run, lab=True),
     Benchmark("latency", "first byte in a cluster of ten", latency.run),
     Benchmark("idle", "an idle node", idle.run),
     Benchmark("flat", "memory over many requests", flat.run),

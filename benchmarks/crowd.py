@@ -58,7 +58,7 @@ class Crowd:
 
 @contextmanager
 def crowd(node: Peili, paths: Sequence[str], count: int, rate: float, stopped: int = 0) -> Iterator[Crowd]:
-    """So many clients of a node, each with the next of the paths, at `rate` bytes a second; `stopped` never read."""
+    """Clients of a node, each with the next of the paths, at `rate` bytes a second; `stopped` never read."""
     clients = Crowd(node, paths, count, rate, stopped)
     try:
         clients.wait_flowing()
