@@ -22,7 +22,6 @@ from peili.members.membership import Membership
 from peili.node import Node, StartFailed
 from peili.observe.log import configure_logging
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
-from peili.routing.protocol import Router
 from peili.settings import ContainerdStoreSettings, RunSettings
 from peili.store.protocol import Store
 from peili.version import VERSION
@@ -45,7 +44,8 @@ def run_daemon(settings: RunSettings) -> None:
 async def _run(settings: RunSettings) -> None:
     store = build_store(settings)
     membership = Membership(settings.cluster_secret) if settings.cluster_secret is not None else None
-    await run_until_signal(Node(settings, store, build_router(settings, membership), membership))
+    router = build_router(settings, membership)
+    await run_until_signal(Node(settings, store, router, membership, router.coordination))
 
 
 def build_store(settings: RunSettings) -> Store:
@@ -63,7 +63,7 @@ def build_store(settings: RunSettings) -> Store:
     return LayoutStore(settings.store.directory)
 
 
-def build_router(settings: RunSettings, membership: Membership | None) -> Router:
+def build_router(settings: RunSettings, membership: Membership | None) -> KademliaRouter:
     """The router of the settings; raise StartFailed where its identity cannot be read or kept."""
     values = KademliaSettings(
         listen_host=settings.router_address.host,
@@ -74,6 +74,7 @@ def build_router(settings: RunSettings, membership: Membership | None) -> Router
         agent=f"peili/{VERSION}",
         identity_directory=settings.data_directory,
         bootstrap=settings.bootstrap,
+        follow=settings.follow,
     )
     try:
         return KademliaRouter(values, log=_log.info, members=membership)

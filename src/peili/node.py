@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
 
+from peili.follow.poison import Poison
+from peili.follow.serving import Admission, admit
+from peili.follow.slots import Slots
 from peili.http.client import Client
 from peili.http.errors import HttpError
 from peili.http.message import Headers, SocketAddress
@@ -17,8 +21,13 @@ from peili.members.membership import Membership
 from peili.members.peer_requests import PeerRequests
 from peili.members.request_mac import MEMBER_HEADER
 from peili.mirror.attempt import Asker
+from peili.mirror.commits import is_received, watch_commits
+from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
+from peili.mirror.growing_source import SourceAsker
+from peili.mirror.held import Tree
 from peili.mirror.history import History
+from peili.mirror.keeper import Keeper
 from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
@@ -29,13 +38,14 @@ from peili.observe.operations import Operations
 from peili.observe.recent import Recent
 from peili.observe.status import render_status
 from peili.observe.upstream import watch_upstream
+from peili.oci.digest import Digest
 from peili.registry.clients import ClientNetworks
 from peili.registry.endpoint import Registry
 from peili.registry.gate import MIRRORED_HEADER, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
 from peili.registry.uploads import Uploads
-from peili.routing.protocol import Router
+from peili.routing.protocol import Coordination, Router
 from peili.settings import RunSettings
 from peili.store.protocol import Store
 from peili.sync import keep_provided
@@ -68,7 +78,12 @@ class Node:
     which the router shares. None: everybody is a member."""
 
     def __init__(
-        self, settings: RunSettings, store: Store, router: Router, membership: Membership | None = None
+        self,
+        settings: RunSettings,
+        store: Store,
+        router: Router,
+        membership: Membership | None = None,
+        coordination: Coordination | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.recent = Recent()
@@ -76,10 +91,13 @@ class Node:
         self._store = store
         self._router = router
         self._membership = membership
+        self._coordination = coordination
         self._policy = Policy(
             settings.mirrored_registries, settings.filters, settings.resolve_tags, settings.resolve_latest
         )
         self._client = Client()
+        self._poison = Poison()
+        self._keeper: Keeper | None = None
         self._registry = Server(self._registry_endpoint().handle, on_error=_log_error)
         self._operations = Server(self._operations_endpoint().handle, on_error=_log_error)
         self._state = _State()
@@ -121,6 +139,8 @@ class Node:
             router_scope = await nursery.start(self._run_router)
             self._observe()
             self._state.listening_since = trio.current_time()
+            if self._keeper is not None:
+                await nursery.start(self._keeper.run)
             sync_scope = await nursery.start(self._sync)
             _log.info("listening", version=VERSION, registry=str(settings.registry_address))
             if self._membership is None:
@@ -170,6 +190,7 @@ class Node:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._store.run)
                 nursery.start_soon(watch_upstream, self._store, self.recent, self.metrics.missed)
+                nursery.start_soon(watch_commits, self._store, self._mirror.committed)
                 await nursery.start(keep_provided, self._store, self._router, self._policy.offers)
                 self._state.synchronised = True
 
@@ -204,9 +225,38 @@ class Node:
         asker = Asker(self._client, self._peer_requests(), silence=settings.stall_timeout)
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
-        mirror = Mirror(lookup, history, GiveUps(), self.metrics, stall_timeout=settings.stall_timeout)
+        stall = settings.stall_timeout
+        follower = self._follower(asker) if settings.follow is not None else None
+        self._mirror = mirror = Mirror(
+            lookup,
+            history,
+            GiveUps(),
+            self.metrics,
+            stall_timeout=stall,
+            follower=follower,
+            receives=partial(is_received, self._store),
+        )
         uploads = Uploads(settings.max_uploads)
-        return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads)
+        return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads, self._admit)
+
+    def _follower(self, asker: Asker) -> Follower | None:
+        """What follows blobs in flight; None where the router has no coordinators."""
+        settings, coordination = self._settings, self._coordination
+        if settings.follow is None or coordination is None:
+            return None
+        slots = Slots(settings.follow)
+        self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.metrics)
+        sources = SourceAsker(self._client, self._peer_requests().headers, silence=settings.stall_timeout)
+        tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.metrics)
+        port = settings.registry_address.port
+        return Follower(self._store, tree, self._keeper, asker, port=port, zone=settings.zone)
+
+    def _admit(self, digest: Digest, size: int, start: int, followers: int) -> Admission:
+        """Whether one more follower may take a growing blob of ours."""
+        if self._keeper is None or self._settings.follow is None:
+            return Admission.BEHIND
+        active = self._keeper.is_active(digest)
+        return admit(self._settings.follow, followers=followers, size=size, start=start, active=active)
 
     def _gate(self) -> Gate:
         """Who may ask: with a secret its members, and clients on this machine or where the settings say."""

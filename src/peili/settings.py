@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from peili.follow.settings import FollowSettings
 from peili.http.message import SocketAddress
 from peili.members.secret_file import SecretFile, read_secrets
 from peili.members.secrets import InvalidSecret
@@ -78,6 +79,7 @@ class RunSettings:
     resolve_timeout: float
     stall_timeout: float
     grace_period: float
+    follow: FollowSettings | None
     data_directory: Path | None
     credentials: Credentials | None
     cluster_secret: SecretFile | None

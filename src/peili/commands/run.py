@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from peili.commands.options import Parsed, option
+from peili.follow.settings import FollowSettings
 from peili.http.message import SocketAddress
 from peili.members.secret_file import SecretFile
 from peili.registry.clients import Network
@@ -116,6 +117,23 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     help="How long transfers may go on after SIGTERM (ms, s, m, h).",
 )
 @option(
+    "--follow/--no-follow",
+    default=True,
+    help="Take layers from nodes that are still receiving them, and let others take them from here.",
+)
+@option(
+    "--fan-out",
+    type=click.IntRange(1, 64),
+    default=FollowSettings().fan_out,
+    help="How many nodes take the same layer from one node while it is in flight.",
+)
+@option(
+    "--manifest-wait",
+    type=_DURATION,
+    default="300ms",
+    help="How long a manifest or config may wait for the node that fetches it (ms, s).",
+)
+@option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keeps this node's identity over restarts. Without it each start is a new peer.",
@@ -178,6 +196,9 @@ def run(
     resolve_timeout: float,
     stall_timeout: float,
     grace_period: float,
+    follow: bool,
+    fan_out: int,
+    manifest_wait: float,
     data_dir: Path | None,
     credentials: Credentials | None,
     cluster_secret: SecretFile | None,
@@ -204,6 +225,7 @@ def run(
         resolve_timeout=resolve_timeout,
         stall_timeout=stall_timeout,
         grace_period=grace_period,
+        follow=_follow(fan_out, stall_timeout, manifest_wait) if follow else None,
         data_directory=data_dir,
         credentials=credentials,
         cluster_secret=cluster_secret,
@@ -213,6 +235,11 @@ def run(
         log_level=LogLevel(log_level),
     )
     run_daemon(settings)
+
+
+def _follow(fan_out: int, stall_timeout: float, manifest_wait: float) -> FollowSettings:
+    longest = max(FollowSettings().longest_stall, stall_timeout)
+    return FollowSettings(fan_out=fan_out, stall=stall_timeout, longest_stall=longest, manifest_wait=manifest_wait)
 
 
 def _store(

@@ -44,6 +44,8 @@ _MAX_MOVES: Final = 4  # of one node and digest for the sake of speed
 _LET_GO_SHARE: Final = 0.25  # of the front's rate: whose path is slower for _LET_GO_AFTER may go upstream
 _LET_GO_AFTER: Final = 4.0
 _LET_GO_GAIN: Final = 10.0  # seconds that it has to save
+_YOUNG: Final = 0.6  # seconds: a table that began in the middle of a pull waits for the Renews of the others
+_LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
 _LAST: Final = 1 << 62  # the sequence of who is not kept
 
 
@@ -108,14 +110,10 @@ class Coordinator:
 
     def leave(self, peer: Peer, leave: Leave, now: float) -> Keep:
         """A node fetches it no longer. Only its own entry changes."""
-        swarm = self._swarms.get(leave.key)
-        entry = swarm.entries.get(peer.id) if swarm is not None else None
-        if swarm is not None and entry is not None:
-            if leave.outcome is Outcome.COMMITTED:
-                entry.heard = now
-                swarm.set_role(entry, Role.COMMITTED, b"", now)
-            else:
-                self._drop(leave.key, swarm, peer.id)
+        if leave.outcome is Outcome.COMMITTED:
+            self._commit(self._swarm(leave.key, 0, now), leave.key, peer, now)
+        elif (swarm := self._swarms.get(leave.key)) is not None and peer.id in swarm.entries:
+            self._drop(leave.key, swarm, peer.id)
         return Keep()
 
     def provided(self, key: bytes, peers: Sequence[Peer], now: float) -> None:
@@ -123,9 +121,7 @@ class Coordinator:
         swarm = self._swarm(key, 0, now)
         for peer in peers:
             if peer.id not in swarm.entries or swarm.entries[peer.id].role is Role.COMMITTED:
-                entry = self._entry(swarm, key, peer, 0, now)
-                entry.heard = now
-                swarm.set_role(entry, Role.COMMITTED, b"", now)
+                self._commit(swarm, key, peer, now)
 
     def forget_peer(self, peer_id: bytes) -> None:
         """This node said goodbye, or its connection is lost: all its entries go."""
@@ -183,7 +179,10 @@ class Coordinator:
         return Follow(named, entry.depth)
 
     def _lead_or_wait(self, swarm: Swarm, entry: Entry, join: Join, now: float) -> Lead | Wait:
-        leads = [lead for lead in swarm.live_leads(now) if lead is not entry]
+        leads = [lead for lead in swarm.live_leads(now, now - entry.stays_since) if lead is not entry]
+        young = join.purpose is Purpose.RESUME and join.offset > 0 and now - swarm.created < _YOUNG
+        if not leads and young:
+            return self._wait(swarm, entry, _LOOK_AGAIN, now)
         if not leads:
             wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
             left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
@@ -202,19 +201,23 @@ class Coordinator:
             swarm.set_role(entry, Role.WAITING, b"", now)
         return Wait(max(1, round(min(seconds, _LONGEST_WAIT) * 1000)))
 
-    def _unstall(self, swarm: Swarm, entry: Entry, renew: Renew, now: float) -> Follow | Lead | None:
+    def _unstall(self, swarm: Swarm, entry: Entry, renew: Renew, now: float) -> Follow | Lead | Keep | None:
         """A follower without bytes: if its source is silent too, or no lead is live, it moves or leads.
 
         A live source that itself waits has just said so, and whoever is next to the fault acts for both.
         """
-        if now - entry.stays_since < self._settings.suspicion * 0.9:
+        waited = now - entry.stays_since
+        if waited < 0.9 * self._settings.suspicion or now - swarm.created < _YOUNG:
             return None
+        if waited < self._settings.suspicion + 0.9 * _LOOK_AGAIN:
+            # Its source may be about to say that it waits too.
+            return Keep(entry.depth, round(_LOOK_AGAIN * 1000))
         source = swarm.entries.get(renew.source)
         silent = source is None or now - source.heard >= self._settings.suspicion
-        nobody = not swarm.live_leads(now) and not any(
+        nobody = not swarm.live_leads(now, waited) and not any(
             each.peer.id != renew.source and each.peer.id not in renew.excluded for each in swarm.committed()
         )
-        starved = source is not None and source.role is Role.LEADING and not swarm.is_live_lead(source, now)
+        starved = source is not None and source.role is Role.LEADING and not swarm.is_live_lead(source, now, waited)
         if not (silent or nobody or starved):
             return None
         if source is not None and silent:
@@ -233,7 +236,7 @@ class Coordinator:
         if not front or not is_held_up(swarm, entry, front, now):
             return None
         staying = staying_cost(swarm, entry)
-        seeker = self._seeker(swarm, entry, (*renew.excluded, renew.source))
+        seeker = self._seeker(swarm, entry, (*renew.excluded, renew.source), now)
         sources = self._sources(swarm, entry, seeker.excluded, now, everybody=True)
         if sources and 1.3 * cost(swarm, sources[0], seeker, front, now) + 1.0 < staying:
             entry.moved_at, entry.moves = now, entry.moves + 1
@@ -256,23 +259,34 @@ class Coordinator:
 
     # The table
 
+    def _commit(self, swarm: Swarm, key: bytes, peer: Peer, now: float) -> None:
+        entry = self._entry(swarm, key, peer, 0, now)
+        entry.heard = now
+        swarm.set_role(entry, Role.COMMITTED, b"", now)
+
     def _sources(
         self, swarm: Swarm, entry: Entry, excluded: Collection[bytes], now: float, *, everybody: bool
     ) -> list[Entry]:
-        seeker = self._seeker(swarm, entry, excluded)
+        seeker = self._seeker(swarm, entry, excluded, now)
         front = front_rate(swarm, now) if everybody else max((lead.rate for lead in swarm.leads()), default=0.0)
         looked_at = list(swarm.entries.values() if everybody else swarm.likely_sources())
         for crowded in (False, True):
             fitting = [each for each in looked_at if is_eligible(swarm, each, seeker, now, crowded=crowded)]
             if fitting:
-                fitting.sort(key=lambda each: cost(swarm, each, seeker, front, now))
+                fitting.sort(key=lambda each: (cost(swarm, each, seeker, front, now), each.sequence))
                 return fitting[:SOURCES_NAMED]
         return []
 
-    def _seeker(self, swarm: Swarm, entry: Entry, excluded: Collection[bytes]) -> Seeker:
+    def _seeker(self, swarm: Swarm, entry: Entry, excluded: Collection[bytes], now: float) -> Seeker:
         has_children = any(True for _ in swarm.children(entry.peer.id))
         return Seeker(
-            entry.peer.id, entry.peer.zone, entry.offset, entry.sequence, frozenset(excluded), has_children
+            entry.peer.id,
+            entry.peer.zone,
+            entry.offset,
+            entry.sequence,
+            frozenset(excluded),
+            has_children,
+            now - entry.stays_since,
         )
 
     def _doubt(self, swarm: Swarm, excluded: Sequence[bytes]) -> None:
@@ -284,7 +298,7 @@ class Coordinator:
     def _swarm(self, key: bytes, total: int, now: float) -> Swarm:
         swarm = self._swarms.get(key)
         if swarm is None:
-            swarm = self._swarms[key] = Swarm(self._settings)
+            swarm = self._swarms[key] = Swarm(self._settings, created=now)
             while len(self._swarms) > MAX_DIGESTS:
                 oldest, dropped = self._swarms.popitem(last=False)
                 for peer_id in dropped.entries:

@@ -32,6 +32,7 @@ class Seeker:
     sequence: int
     excluded: Collection[bytes]
     has_children: bool
+    waited: float = 0.0  # seconds without a byte
 
 
 def front_rate(swarm: Swarm, now: float) -> float:
@@ -43,7 +44,7 @@ def front_rate(swarm: Swarm, now: float) -> float:
 def is_eligible(swarm: Swarm, entry: Entry, seeker: Seeker, now: float, *, crowded: bool = False) -> bool:
     """Whether this node may be the seeker's source: alive, ahead of it, with room, and not fed by it.
 
-    At equal offsets, the start, only one that joined earlier. `crowded`: room up to what a source itself accepts.
+    At equal offsets, the start, only a lead or one that joined earlier. `crowded`: room up to what a source itself accepts.
     """
     peer_id = entry.peer.id
     if peer_id == seeker.peer_id or peer_id in seeker.excluded or entry.role is Role.WAITING:
@@ -61,7 +62,7 @@ def cost(swarm: Swarm, entry: Entry, seeker: Seeker, front: float, now: float) -
     settings = swarm.settings
     total = swarm.total or UNKNOWN_TOTAL
     missing = max(total - seeker.offset, 0)
-    capacity = settings.link_rate
+    capacity = max(settings.link_rate, front)
     others = _others(swarm, entry, seeker, now)
     used = sum(other.rate or front or capacity for other in others)
     held = swarm.estimate(entry, now)
@@ -128,9 +129,9 @@ def _is_ahead(swarm: Swarm, entry: Entry, seeker: Seeker, now: float) -> bool:
     if entry.role is Role.COMMITTED:
         return True
     if swarm.estimate(entry, now) > seeker.offset:
-        return entry.role is not Role.LEADING or swarm.is_live_lead(entry, now)
-    if seeker.offset or entry.offset or entry.sequence >= seeker.sequence:
+        return entry.role is not Role.LEADING or swarm.is_live_lead(entry, now, seeker.waited)
+    if seeker.offset or entry.offset:
         return False
     if entry.role is Role.LEADING:
-        return swarm.is_live_lead(entry, now)
-    return now - entry.stays_since < swarm.settings.lapse
+        return swarm.is_live_lead(entry, now, seeker.waited)
+    return entry.sequence < seeker.sequence and now - entry.stays_since < swarm.settings.lapse

@@ -17,24 +17,25 @@ class FollowSettings:
 
     `fan_out`: children of one source and digest that a coordinator plans; a source refuses only beyond twice that,
     because a plan is always a little old. `slots`: how many downloads this node's containerd runs at once over
-    all pulls (2.1 and newer; 0: no such limit). `link_rate`: what a node is taken to send; it only weighs a second
-    child against a longer chain, so that a factor of ten is no harm.
+    all pulls (2.1 and newer; 0: no such limit). `link_rate`: what a node is taken to send of one digest, a
+    third of 1 Gbit/s as three layers come at once; it only weighs a second child against a longer chain.
     """
 
     fan_out: int = 4
     max_leads: int = 3
     slots: int = 3
-    lapse: float = 1.0  # of a lead without growth
+    lapse: float = 1.0  # how long a follower waits for a lead that has not grown
+    queued: float = 60.0  # how long a lead may wait in containerd's queue (2.1 and newer), which it says by Renews
     stall: float = 2.0
     stall_per_level: float = 0.5
     longest_stall: float = 6.0
-    suspicion: float = 0.7  # without a byte: ask the coordinator, which knows whether the source is alive
+    suspicion: float = 0.4  # without a byte: ask the coordinator, which knows whether the source is alive
     renew_interval: float = 0.5
     manifest_wait: float = 0.3
     entry_lifetime: float = 5.0  # without a Renew, beyond the interval that it was told
     committed_lifetime: float = 120.0  # after which the provider records have to tell of it
     hop: float = 0.003  # what one more level costs until its first byte
-    link_rate: float = 125e6
+    link_rate: float = 40e6
 
     def stall_limit(self, depth: int) -> float:
         """How long a follower at this depth waits for a byte: longer further down, so that the nearest acts."""

@@ -45,7 +45,8 @@ class Slots:
         self._lapse = settings.lapse
         self._held: dict[int, _Held] = {}
         self._keys: dict[int, bytes] = {}
-        self._leads: set[bytes] = set()
+        self._leads: set[bytes] = set()  # that wait for a slot
+        self._fetching: set[bytes] = set()  # that have one
         self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._next = 0
 
@@ -69,12 +70,19 @@ class Slots:
         self._keys.pop(number, None)
 
     def lead_queued(self, key: bytes) -> None:
-        """We answered 404 as the leader: containerd asks upstream once a slot is free."""
+        """We answered 404: containerd asks upstream once a slot is free."""
         self._leads.add(key)
 
+    def lead_grew(self, key: bytes) -> None:
+        """It grows, so it has a slot now."""
+        if key in self._leads:
+            self._leads.discard(key)
+            self._fetching.add(key)
+
     def lead_over(self, key: bytes) -> None:
-        """It grows, or lapsed, or ended: nothing of it waits for a slot."""
+        """It was committed, or vanished, or lapsed: nothing of it has or awaits a slot."""
         self._leads.discard(key)
+        self._fetching.discard(key)
 
     @property
     def ungrown(self) -> int:
@@ -91,21 +99,26 @@ class Slots:
         held = self._held.get(number)
         if held is None or held.grown or not self._slots:
             return Verdict.HOLD
-        if not self._is_last(number):
-            return Verdict.HOLD
-        if not self._leads and now - held.since < LAST_SLOT_SECONDS:
-            return Verdict.HOLD
-        return self._send_away(number, now)
+        if self._leads:
+            # What queues behind this response may be what others wait for: only a slot to spare may wait.
+            return self._send_away(number, now) if self._takes_the_last(number) else Verdict.HOLD
+        if self._waits_last(number) and now - held.since >= LAST_SLOT_SECONDS:
+            return self._send_away(number, now)
+        return Verdict.HOLD
 
     def next_deadline(self, number: int, now: float) -> float:
         """When to ask for the verdict again, at the latest."""
         held = self._held.get(number)
         return max(now, held.since + LAST_SLOT_SECONDS) if held is not None else now
 
-    def _is_last(self, number: int) -> bool:
-        """Whether slots - 1 others that began earlier hold without growth too."""
-        before = sum(not held.grown for other, held in self._held.items() if other < number)
-        return before >= self._slots - 1
+    def _takes_the_last(self, number: int) -> bool:
+        """Whether no slot is left beside this one, and none that waits began later."""
+        taken = len(self._held) + len(self._fetching)
+        return taken >= self._slots and not any(not h.grown for n, h in self._held.items() if n > number)
+
+    def _waits_last(self, number: int) -> bool:
+        """Whether slots - 1 others that began earlier wait without growth too."""
+        return sum(not held.grown for n, held in self._held.items() if n < number) >= self._slots - 1
 
     def _send_away(self, number: int, now: float) -> Verdict:
         key = self._keys[number]
@@ -113,7 +126,9 @@ class Slots:
         if now >= until:
             count = 0
         if count >= MAX_REQUEUES:
-            return Verdict.RELEASE
+            # With no download under way on this node, our leads would wait for the others, and they for ours.
+            progress = bool(self._fetching) or any(held.grown for held in self._held.values())
+            return Verdict.RELEASE if self._leads and not progress else Verdict.HOLD
         self._requeues[key] = (count + 1, now + REQUEUE_SECONDS)
         self._requeues.move_to_end(key)
         while len(self._requeues) > MAX_REMEMBERED:

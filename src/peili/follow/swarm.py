@@ -19,7 +19,7 @@ _SHORTEST_SAMPLE: Final = 0.2  # seconds between two reports that say something 
 _ALIVE_INTERVALS: Final = 2.5  # renewals that may be missed
 _REPORTS_AT_ONCE: Final = 500.0  # Renews a second that one digest may cost its coordinator
 _LONGEST_INTERVAL: Final = 2.0  # seconds between two Renews
-_LEAVES_SEEN = _OPEN_SEEN = 48  # sources that a first join looks at, of each kind
+_LEAVES_SEEN, _OPEN_SEEN = 16, 8  # sources that a first join looks at: a herd has to be answered in no time
 
 
 class Role(Enum):
@@ -76,6 +76,7 @@ class Swarm:
     settings: FollowSettings
     total: int = 0
     entries: dict[bytes, Entry] = field(default_factory=dict)
+    created: float = 0.0
     touched: float = 0.0
     _sequence: int = 0
     _children: dict[bytes, set[bytes]] = field(default_factory=dict)
@@ -164,17 +165,21 @@ class Swarm:
             return now - entry.heard < self.settings.committed_lifetime
         return now - entry.heard < _ALIVE_INTERVALS * max(entry.interval, self.settings.renew_interval)
 
-    def is_live_lead(self, entry: Entry, now: float) -> bool:
-        """Whether bytes come from upstream through it, or may begin to."""
+    def is_live_lead(self, entry: Entry, now: float, waited: float = 0.0) -> bool:
+        """Whether bytes come from upstream through it, or may begin to.
+
+        One that has not grown counts while it is young, and beyond that, as long as it is heard of, for who has
+        waited (for `waited` seconds) less than the lapse: it may queue behind downloads of its own node.
+        """
         if entry.role is not Role.LEADING or not self.is_alive(entry, now):
             return False
         if entry.grew_at is None or entry.grew_at < entry.granted:
-            return now - entry.granted < self.settings.lapse
+            return min(now - entry.granted, waited) < self.settings.lapse
         return now - entry.grew_at < self.settings.stall
 
-    def live_leads(self, now: float) -> list[Entry]:
+    def live_leads(self, now: float, waited: float = 0.0) -> list[Entry]:
         """All live leads."""
-        return [entry for entry in self.leads() if self.is_live_lead(entry, now)]
+        return [entry for entry in self.leads() if self.is_live_lead(entry, now, waited)]
 
     def estimate(self, entry: Entry, now: float) -> int:
         """The bytes that it probably holds now."""

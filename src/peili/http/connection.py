@@ -77,6 +77,7 @@ class Connection:
         self._tally = tally
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limits.head_bytes)
         self._idle: trio.CancelScope | None = None
+        self._ended_idle = False
 
     async def serve(self) -> None:
         """Answer requests until the client, an error or a drain ends it. Raises nothing that a client can cause."""
@@ -84,13 +85,16 @@ class Connection:
             with contextlib.suppress(SinkClosed):
                 while not self._tally.draining and await self._serve_one():
                     pass
-            await linger(self._socket, self._limits)
+            if not self._ended_idle:
+                await linger(self._socket, self._limits)
         finally:
             close(self._socket, self._limits.linger_bytes)
 
     def end_if_idle(self) -> None:
         """End the connection if no request has begun on it."""
         if self._idle is not None:
+            # Nothing was said that a RST could take back: no need to wait for the client's FIN.
+            self._ended_idle = True
             self._idle.cancel()
 
     async def _serve_one(self) -> bool:

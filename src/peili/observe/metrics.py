@@ -5,8 +5,9 @@ Label values that come from outside (the upstream registry's name) are bounded i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
+import structlog
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -22,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from peili.http.server import ServerStatistics
 from peili.mirror.failure import FailureKind
+from peili.oci.digest import Digest
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
 from peili.routing.protocol import Provider, RouterStatistics
 from peili.store.protocol import StoreStatistics
@@ -32,6 +34,7 @@ MAXIMUM_REGISTRY_LABELS = 64
 OTHER_REGISTRY = "other"
 _RESOLVE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WHOLE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+_log = structlog.get_logger()
 # A time of creation beside each counter doubles the page and nobody asks for it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -97,6 +100,11 @@ class Metrics:
         self._resumes = Counter(
             "peili_resumes", "Bodies that went on from another provider.", registry=self._registry
         )
+        self._thrown_away = Counter(
+            "peili_bodies_thrown_away",
+            "Large blobs from peers that containerd did not commit and asked for anew; their providers are banned.",
+            registry=self._registry,
+        )
         self._failures = Counter(
             "peili_provider_failures",
             "Attempts at a provider that brought nothing, or not all.",
@@ -105,8 +113,36 @@ class Metrics:
         )
         for kind in FailureKind:
             self._failures.labels(kind)
+        self._build_follow()
         info = Gauge("peili_info", "The version that runs.", ["version"], registry=self._registry)
         info.labels(VERSION).set(1)
+
+    def _build_follow(self) -> None:
+        self._joins = Counter(
+            "peili_follow_asks", "Questions to the coordinators of a digest in flight.", registry=self._registry
+        )
+        self._leads = Counter(
+            "peili_follow_leads",
+            "Digests that this node's containerd fetched upstream while others could follow.",
+            registry=self._registry,
+        )
+        self._follows = Counter(
+            "peili_follow_follows", "Sources of the tree that were taken.", registry=self._registry
+        )
+        self._depth = Gauge(
+            "peili_follow_depth", "Hops from upstream of the last source taken.", registry=self._registry
+        )
+        self._growing = Counter(
+            "peili_follow_growing_bytes",
+            "Bytes taken from blobs that were still growing on their source: each is spared upstream.",
+            registry=self._registry,
+        )
+        self._left = Counter(
+            "peili_follow_left_to_upstream",
+            "Pulls that could have followed and went upstream.",
+            ["reason"],
+            registry=self._registry,
+        )
 
     def observe(
         self,
@@ -147,6 +183,32 @@ class Metrics:
     def resumed(self) -> None:
         """A body goes on from another provider."""
         self._resumes.inc()
+
+    def thrown_away(self, digest: Digest, providers: Collection[str]) -> None:
+        """containerd threw away what it received of this digest: its providers are not believed any more."""
+        self._thrown_away.inc()
+        _log.warning("a peer's bytes were thrown away", digest=str(digest), providers=sorted(providers))
+
+    def joined(self) -> None:
+        """A coordinator was asked."""
+        self._joins.inc()
+
+    def leading(self) -> None:
+        """This node fetches a digest from upstream, for the others too."""
+        self._leads.inc()
+
+    def following(self, depth: int) -> None:
+        """This node takes a digest from a source; `depth`: its own distance from upstream then."""
+        self._follows.inc()
+        self._depth.set(depth)
+
+    def followed_bytes(self, count: int) -> None:
+        """So many bytes came from blobs that were still growing on their source."""
+        self._growing.inc(count)
+
+    def left_to_upstream(self, reason: str) -> None:
+        """A pull that could have followed goes upstream."""
+        self._left.labels(reason).inc()
 
     def render(self) -> bytes:
         """The text exposition format."""

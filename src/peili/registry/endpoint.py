@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import trio
 
+from peili.follow.serving import Admission
 from peili.http.errors import SinkClosed, SourceFailed
 from peili.http.message import Headers
 from peili.http.server import Exchange
 from peili.http.sink import Sink
 from peili.mirror.answer import SMALL_BLOB_SIZE
+from peili.mirror.growing_source import FOLLOW_HEADER, GROWING_HEADER, REFUSED_HEADER
 from peili.mirror.mirror import Mirror
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -45,10 +48,6 @@ from peili.registry.uploads import Uploads
 from peili.store.protocol import Blob, GrowingBlob, NotInStore, Store, StoreError
 
 MIRRORED_HEADER = "X-Peili-Mirrored"
-# A peer that asks with FOLLOW_HEADER takes a blob that this node still receives; GROWING_HEADER tells it how many
-# bytes of it are here. An answer without that header is of verified content, as ever.
-FOLLOW_HEADER = "X-Peili-Follow"
-GROWING_HEADER = "X-Peili-Growing"
 # Seconds without growth until a growing blob's answer ends. Longer than followers wait, who know how deep they are
 # in the tree: they decide, and this only frees what a silent one left behind.
 GROWING_STALL = 10.0
@@ -60,6 +59,10 @@ _UNKNOWN = {
     BlobTarget: Refusal(404, ErrorCode.BLOB_UNKNOWN, "no node of this cluster has it"),
 }
 
+_REFUSED = {
+    Admission.BUSY: Refusal(503, ErrorCode.UNAVAILABLE, "enough others take this layer from here (--fan-out)"),
+    Admission.BEHIND: Refusal(503, ErrorCode.UNAVAILABLE, "this node holds no more of it than you do"),
+}
 _BUSY = Refusal(503, ErrorCode.UNAVAILABLE, "this node sends as many large blobs as it may (--max-uploads)")
 
 
@@ -81,6 +84,10 @@ class _Account:
     resolve_seconds: float = 0.0
 
 
+def _serve_all(digest: Digest, size: int, start: int, followers: int) -> Admission:
+    return Admission.SERVE
+
+
 @dataclass(slots=True)
 class Registry:
     """Answers requests of the distribution specification's pull part. `record` is called once per request."""
@@ -91,8 +98,10 @@ class Registry:
     gate: Gate
     record: Callable[[RequestRecord], None]
     uploads: Uploads = field(default_factory=Uploads)
+    admit: Callable[[Digest, int, int, int], Admission] = _serve_all
     growing_stall: float = GROWING_STALL
     _now: Callable[[], float] = field(default=trio.current_time)
+    _followers: Counter[Digest] = field(default_factory=Counter)
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer one request; for the HTTP server. Raises nothing but what cancels."""
@@ -162,11 +171,29 @@ class Registry:
             account.outcome = Outcome.MISS
             await _respond(exchange, _UNKNOWN[type(target)])
             return
-        with blob, self._place(exchange, account, blob.total) as granted:
-            if granted:
-                await _send_growing(exchange, account, blob, wanted, self.growing_stall)
-            else:
-                await _refuse(exchange, account, _BUSY)
+        with blob:
+            start = wanted.first if wanted is not None else 0
+            admission = self.admit(blob.digest, blob.size(), start, self._followers[blob.digest])
+            if admission is not Admission.SERVE:
+                headers = {REFUSED_HEADER: admission.name.lower()}
+                await _refuse(exchange, account, _REFUSED[admission], headers)
+                return
+            with self._place(exchange, account, blob.total) as granted, self._follower(blob.digest):
+                if granted:
+                    await _send_growing(exchange, account, blob, wanted, self.growing_stall)
+                else:
+                    await _refuse(exchange, account, _BUSY)
+
+    @contextmanager
+    def _follower(self, digest: Digest) -> Iterator[None]:
+        """Count one who takes this growing blob from here."""
+        self._followers[digest] += 1
+        try:
+            yield
+        finally:
+            self._followers[digest] -= 1
+            if not self._followers[digest]:
+                del self._followers[digest]
 
     def _place(self, exchange: Exchange, account: _Account, size: int) -> AbstractContextManager[bool]:
         """Whether this body may be sent now: manifests, small blobs and our own containerd are never refused."""

@@ -30,7 +30,7 @@ from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
 COORDINATORS: Final = 2
-PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
+PATIENCE: Final = 0.050  # seconds that the closer coordinator may be behind the other; two answers are two leads
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024

@@ -19,6 +19,7 @@ from peili.oci.key import Key
 from peili.routing import fetch
 from peili.routing.kademlia.addresses import bound_addresses, is_loopback, listen, source_addresses, told_addresses
 from peili.routing.kademlia.announce import Announcer
+from peili.routing.kademlia.coordination import Coordination
 from peili.routing.kademlia.joining import Joining
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links, PeerFailed
@@ -83,6 +84,16 @@ class KademliaRouter:
         self._announcer = Announcer(self._knowledge, self._lookups, self._outbox)
         self._joining = Joining(self._host, self._knowledge, self._links, fetch)
         self._upkeep = Upkeep(self._knowledge, self._links, self._lookups)
+        self.coordination: Coordination | None = None  # where the settings ask for it
+        if settings.follow is not None:
+            self.coordination = Coordination(
+                self._knowledge,
+                self._links,
+                self._lookups,
+                settings.follow,
+                own_contact=self._own_contact,
+                provided=self._announcer.keys,
+            )
         self._own = Contact(self._knowledge.own_id, (), settings.registry_port, settings.zone)
         self._addresses: tuple[Multiaddr, ...] = ()
         self._ready = trio.Event()
@@ -171,6 +182,8 @@ class KademliaRouter:
                     nursery.start_soon(self._links.greet, link, self._identified, self._greet)
                 nursery.start_soon(self._announcer.run)
                 nursery.start_soon(self._upkeep.run)
+                if self.coordination is not None:
+                    nursery.start_soon(self.coordination.run)
                 nursery.start_soon(self._joining.run)
                 nursery.start_soon(self._watch_rounds)
                 task_status.started()
@@ -202,6 +215,8 @@ class KademliaRouter:
         server.on_request = self._upkeep.asked_by
         self._host.set_handler(self._settings.kad_protocol, server.serve_kad)
         self._host.set_handler(self._settings.own_protocol, server.serve_own)
+        if self.coordination is not None:
+            self._host.set_handler(self.coordination.protocol, self.coordination.serve)
         self._host.on_connected = self._connected
         self._host.on_disconnected = self._disconnected
         self._knowledge.on_member = self._member
@@ -247,6 +262,8 @@ class KademliaRouter:
         self._links.forget(connection)
         if self._nursery is None or self._links.get(peer_id) is not None:
             return
+        if self.coordination is not None:
+            self.coordination.lost(peer_id)
         self._nursery.start_soon(self._upkeep.lost, peer_id, connection.draining)
         if not len(self._links) and self._said_joined:
             self._said_joined = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from peili.follow.settings import FollowSettings
 from peili.kademlia.lookup import LookupSettings
 from peili.kademlia.message import kad_protocol
 from peili.kademlia.own_message import own_protocol
@@ -39,6 +40,7 @@ class KademliaSettings:
     bootstrap_backoff: float = 0.5  # the first pause while there is nobody; it doubles
     bootstrap_backoff_limit: float = 15.0
     limits: HostLimits = field(default_factory=HostLimits)  # of connections and streams
+    follow: FollowSettings | None = None  # None: this node neither coordinates nor asks coordinators
     assume_registry_port: bool = False  # peers that name no registry port serve on ours, as Spegel takes it
 
     @property
