@@ -11,8 +11,9 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from random import Random
@@ -43,7 +44,7 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Scenario:
-    """Sizes in bytes, rates in bytes a second, times in seconds. `fail`: the share of nodes that crash or freeze."""
+    """Sizes in bytes, rates in bytes a second, times in seconds. `fail`: share that crash or freeze."""
 
     nodes: int = 1000
     layers: tuple[int, ...] = (1_000_000_000,)
@@ -69,7 +70,7 @@ class Scenario:
 
 @dataclass
 class Result:
-    """What a run showed. `single`: seconds of one node alone; `upstream_ratio`: bytes fetched by size of the images."""
+    """What a run showed. `single`: seconds of one node alone; `upstream_ratio`: 1 is each layer fetched once."""
 
     single: float = 0.0
     slowest: float = 0.0
@@ -93,8 +94,9 @@ class Result:
         return (
             f"{self.finished}/{self.surviving} ended, {self.broken} broken; slowest {self.slowest:.2f} s, median "
             f"{self.median:.2f} s, single {self.single:.2f} s ({self.slowdown:.2f} times); upstream "
-            f"{self.upstream_ratio:.3f} times in {self.upstream_fetches} fetches; deepest {self.deepest}; longest wait "
-            f"{self.longest_wait:.2f} s; {self.requeues} requeues; {self.messages} messages; {self.reasons}"
+            f"{self.upstream_ratio:.3f} times in {self.upstream_fetches} fetches; deepest {self.deepest}; "
+            f"longest wait {self.longest_wait:.2f} s; {self.requeues} requeues; {self.messages} messages; "
+            f"{self.reasons}"
         )
 
 
@@ -182,7 +184,7 @@ class Node:
     def __init__(self, network: Network, number: int, link: float) -> None:
         scenario = network.scenario
         self.network = network
-        self.settings = scenario.settings
+        self.settings = replace(scenario.settings, slots=scenario.settings.slots if scenario.node_wide else 0)
         name = sha256(f"{scenario.seed}/{number}".encode()).digest()
         host = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         self.peer = Peer(name, host, 5000, f"zone-{number % scenario.zones}" if scenario.zones > 1 else "")
@@ -193,6 +195,7 @@ class Node:
         self.slots = Slots(self.settings)
         self.containerd = Containerd(self, node_wide=scenario.node_wide)
         self.pulls: dict[bytes, Pull] = {}
+        self.learned: set[bytes] = set()
         self.started = 0.0
         self.ended = math.inf
         self.up_left = self.down_left = 0.0
@@ -243,9 +246,8 @@ class Node:
             match step:
                 case Stay(until):
                     pull.wake += 1
-                    token = pull.wake
                     # Not sooner than a clock's tick later: rounding must not hold the time.
-                    self.network.at(max(until - now, 1e-6), lambda: self.drive(pull) if pull.wake == token else None)
+                    self.network.at(max(until - now, 1e-6), partial(self._wake, pull, pull.wake))
                     return
                 case Take(source):
                     self._take(pull, choice, source)
@@ -257,6 +259,10 @@ class Node:
                     self._go_upstream(pull, leading, reason)
                     return
 
+    def _wake(self, pull: Pull, token: int) -> None:
+        if pull.wake == token:
+            self.drive(pull)
+
     def _verdict(self, pull: Pull) -> Verdict:
         if pull.grew_at > 0 and pull.feed is not None and pull.rate > 0:
             self.slots.grew(pull.hold)
@@ -266,7 +272,7 @@ class Node:
             self._let_go(pull)
             self._leave(pull, Outcome.GAVE_UP)
             for follower in list(pull.followers):
-                self.network.later(lambda f=follower: f.node.source_ended(f, pull))  # type: ignore[misc]
+                self.network.later(partial(follower.node.source_ended, follower, pull))
             pull.zero_bytes += 1
             if pull.zero_bytes > ZERO_BYTE_LIMIT:
                 pull.broken = True
@@ -290,7 +296,7 @@ class Node:
         self._let_go(pull)
         self.slots.lead_queued(pull.key)
         pull.watch = GrowthWatch(
-            network.now, lapse=self.settings.lapse, stall=self.settings.stall, size=pull.bytes
+            network.now, lapse=self.settings.queued, stall=self.settings.stall, size=pull.bytes
         )
         pull.announced = False
         self._watch_lead(pull)
@@ -302,19 +308,19 @@ class Node:
             self.containerd.closed(pull, upstream=True)
         for other in self.pulls.values():
             if other.choice is not None:
-                network.at(0.0, lambda o=other: self.drive(o))  # type: ignore[misc]
+                network.at(0.0, partial(self.drive, other))
 
     def _watch_lead(self, pull: Pull) -> None:
         """Look at the ingest now and then; tell the coordinators while it grows."""
         if pull.watch is None or not self.alive:
             return
         state = pull.watch.observe(self.network.now, pull.bytes, committed=pull.committed)
-        if state is not Growth.WAITING:
+        if state is Growth.LAPSED:
             self.slots.lead_over(pull.key)
         if state is Growth.COMMITTED:
             pull.watch = None
             return
-        if state is Growth.GROWING:
+        if state in {Growth.GROWING, Growth.WAITING}:
             self._send(Renew(pull.key, pull.bytes, pull.total, port=5000, zone=self.peer.zone), lambda _: None)
         self.network.at(self.settings.renew_interval, lambda: self._watch_lead(pull))
 
@@ -323,7 +329,7 @@ class Node:
         pull.announced = True
         if pull.watch is not None:
             pull.watch.observe(self.network.now, pull.bytes)
-        self.slots.lead_over(pull.key)
+        self.slots.lead_grew(pull.key)
         self._send(Renew(pull.key, pull.bytes, pull.total, port=5000, zone=self.peer.zone), lambda _: None)
 
     def _take(self, pull: Pull, choice: SourceChoice, source: Source) -> None:
@@ -412,6 +418,7 @@ class Node:
         first, second = network.coordinators(ask.key)
         network.result.messages += 2
         network.later(lambda: network.ask(first, self.peer, ask, LATENCY, answered))
+
         # Whether the second is needed is known once the first had its time.
         def other() -> None:
             if first.alive:
@@ -482,6 +489,11 @@ class Network:
             return
         if self.scenario.wire:
             ask = decode_ask(encode_ask(ask))
+        if ask.key not in node.learned:
+            # What the provider records say when a coordinator first hears of a key.
+            node.learned.add(ask.key)
+            holders = [n.peer for n in self.nodes if n.alive and ask.key in n.pulls and n.pulls[ask.key].committed]
+            node.coordinator.provided(ask.key, holders[:20], self.now)
         answer: Answer
         match ask:
             case Join():
@@ -547,61 +559,67 @@ class Network:
         """Share the links for one step; sources come first, so that bytes go through many nodes in one step."""
         if self._ordered is None:
             self._ordered = self._order()
-        scenario, now, done = self.scenario, self.now, list[Pull]()
-        upstream_left = scenario.upstream * step
+        fetches = self._open_links(step)
+        upstream_left = self.scenario.upstream * step
+        done = []
+        for pull in self._ordered:
+            node, feed = pull.node, pull.feed
+            share = node.down_left / node.in_left
+            node.in_left -= 1
+            if feed is None:
+                most = self.scenario.upstream * step if self.scenario.per_connection else upstream_left / fetches
+                fetches -= 1
+                moved = min(share, most, pull.total - pull.offset)
+                upstream_left -= moved
+                self.upstream_bytes += moved
+            else:
+                moved = self._from_peer(pull, feed, share)
+            pull.rate = moved / step
+            if moved > 0.0 and self._arrived(pull, moved):
+                done.append(pull)
+        for pull in done:
+            if pull.node.alive:
+                pull.node.completed(pull)
+
+    def _open_links(self, step: float) -> int:
+        """What each link may carry in this step and by how many it is shared; return how many fetch upstream."""
+        assert self._ordered is not None
         fetches = 0
         for pull in self._ordered:
-            node = pull.node
-            node.up_left = node.down_left = node.link * step
-            node.in_left = node.out_left = 0
-            if pull.feed is not None:
-                source = pull.feed.node
-                source.up_left = source.down_left = source.link * step
-                source.out_left = source.in_left = 0
+            for node in (pull.node, pull.feed.node) if pull.feed is not None else (pull.node,):
+                node.up_left = node.down_left = node.link * step
+                node.in_left = node.out_left = 0
         for pull in self._ordered:
             pull.node.in_left += 1
             if pull.feed is not None:
                 pull.feed.node.out_left += 1
             else:
                 fetches += 1
-        for pull in self._ordered:
-            node, feed = pull.node, pull.feed
-            share = node.down_left / node.in_left
-            node.in_left -= 1
-            if feed is None:
-                most = scenario.upstream * step if scenario.per_connection else upstream_left / fetches
-                fetches -= 1
-                wanted = pull.total - pull.offset
-            else:
-                source = feed.node
-                most = source.up_left / source.out_left
-                source.out_left -= 1
-                wanted = feed.offset - feed.rate * LATENCY - pull.offset
-                if not source.alive or not node.alive:
-                    wanted = 0.0
-            moved = max(0.0, min(share, most, wanted))
-            pull.rate = moved / step
-            if moved <= 0.0:
-                continue
-            if feed is None:
-                upstream_left -= moved
-                self.upstream_bytes += moved
-            else:
-                feed.node.up_left -= moved
-            node.down_left -= moved
-            wait = now - pull.grew_at
-            if wait > self.result.longest_wait and feed is not None:
-                self.result.longest_wait = wait
-            pull.offset += moved
-            pull.grew_at = now
-            if feed is None and not pull.announced:
-                node.lead_grew(pull)
-            if pull.total - pull.offset < 0.5:
-                pull.offset = pull.total
-                done.append(pull)
-        for pull in done:
-            if pull.node.alive:
-                pull.node.completed(pull)
+        return fetches
+
+    def _from_peer(self, pull: Pull, feed: Pull, share: float) -> float:
+        """Bytes from a source's uplink: what it has for longer than a latency."""
+        source = feed.node
+        most = source.up_left / source.out_left
+        source.out_left -= 1
+        if not source.alive or not pull.node.alive:
+            return 0.0
+        moved = max(0.0, min(share, most, feed.offset - feed.rate * LATENCY - pull.offset))
+        source.up_left -= moved
+        self.result.longest_wait = max(self.result.longest_wait, self.now - pull.grew_at if moved else 0.0)
+        return moved
+
+    def _arrived(self, pull: Pull, moved: float) -> bool:
+        """Bytes reached a node; return whether these were the last."""
+        pull.node.down_left -= moved
+        pull.offset += moved
+        pull.grew_at = self.now
+        if pull.feed is None and not pull.announced:
+            pull.node.lead_grew(pull)
+        if pull.total - pull.offset >= 0.5:
+            return False
+        pull.offset = pull.total
+        return True
 
     # Faults
 
@@ -615,7 +633,7 @@ class Network:
             self.unfeed(pull)
             if state is State.CRASHED:
                 for follower in list(pull.followers):
-                    self.later(lambda f=follower, p=pull: f.node.source_ended(f, p))  # type: ignore[misc]
+                    self.later(partial(follower.node.source_ended, follower, pull))
 
     def finished(self, node: Node) -> None:
         self.left -= 1
@@ -640,15 +658,15 @@ def run(scenario: Scenario) -> Result:
     result.single = _single(scenario)
     for number, node in enumerate(network.nodes):
         order = images if number % 2 == 0 else images[::-1]
-        network.at(random.uniform(0, scenario.stagger), lambda n=node, o=order: n.start(o))  # type: ignore[misc]
+        network.at(random.uniform(0, scenario.stagger), partial(node.start, order))
     network.left = result.surviving = scenario.nodes
     within = scenario.fail_within or 2 * result.single
     failing = random.sample(network.nodes, round(scenario.nodes * scenario.fail))
     if scenario.fail_coordinators:
-        failing = list({node: None for node in (*network.coordinators(image[0][0]), *failing)})
+        failing = list(dict.fromkeys((*network.coordinators(image[0][0]), *failing)))
     for number, node in enumerate(failing):
         state = State.CRASHED if number % 2 == 0 else State.FROZEN
-        network.at(random.uniform(0, within), lambda n=node, s=state: network.fail(n, s))  # type: ignore[misc]
+        network.at(random.uniform(0, within), partial(network.fail, node, state))
     network.run()
     ends = sorted(node.ended - node.started for node in network.nodes if node.ended < math.inf)
     survivors = [node for node in network.nodes if node.alive]
@@ -657,13 +675,13 @@ def run(scenario: Scenario) -> Result:
     result.broken = sum(pull.broken for node in network.nodes for pull in node.pulls.values())
     result.slowest, result.median = (ends[-1], ends[len(ends) // 2]) if ends else (math.inf, math.inf)
     result.upstream_ratio = network.upstream_bytes / size
+    if math.isnan(result.single):
+        result.single = result.slowest
     return result
 
 
 def _single(scenario: Scenario) -> float:
-    """Seconds of one node that pulls alone, without peers: three layers at a time."""
-    images = 2 if scenario.two_images else 1
-    size = sum(scenario.layers) * images
-    streams = min(3, len(scenario.layers) * images)
-    rate = min(scenario.link, scenario.upstream * (streams if scenario.per_connection else 1))
-    return size / rate + scenario.upstream_latency * math.ceil(len(scenario.layers) * images / 3)
+    """Seconds of one node that pulls the same alone, without faults."""
+    if scenario.nodes == 1:
+        return math.nan
+    return run(replace(scenario, nodes=1, fail=0.0, fail_coordinators=False, stagger=0.0, slow_share=0.0)).slowest

@@ -44,7 +44,8 @@ def front_rate(swarm: Swarm, now: float) -> float:
 def is_eligible(swarm: Swarm, entry: Entry, seeker: Seeker, now: float, *, crowded: bool = False) -> bool:
     """Whether this node may be the seeker's source: alive, ahead of it, with room, and not fed by it.
 
-    At equal offsets, the start, only a lead or one that joined earlier. `crowded`: room up to what a source itself accepts.
+    At equal offsets, the start, only a lead or one that joined earlier. `crowded`: room up to what a source itself
+    accepts.
     """
     peer_id = entry.peer.id
     if peer_id == seeker.peer_id or peer_id in seeker.excluded or entry.role is Role.WAITING:

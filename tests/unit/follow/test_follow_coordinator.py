@@ -1,0 +1,253 @@
+"""The coordinator's table, told as stories: who leads, who follows whom, who moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from peili.follow.coordinator import Coordinator
+from peili.follow.message import (
+    Follow,
+    Join,
+    Keep,
+    Lead,
+    Leave,
+    Outcome,
+    Peer,
+    Purpose,
+    Renew,
+    Wait,
+)
+from peili.follow.settings import MAX_DIGESTS_OF_PEER, MAX_ENTRIES, FollowSettings
+
+KEY = b"k" * 32
+MB = 1_000_000
+TOTAL = 1000 * MB
+SETTINGS = FollowSettings()
+
+
+def peer(number: int, zone: str = "") -> Peer:
+    return Peer(b"peer-%05d" % number, f"10.0.{number >> 8}.{number & 255}", 5000, zone)
+
+
+def join(offset: int = 0, key: bytes = KEY, **others: object) -> Join:
+    return replace(Join(key, offset, TOTAL), **others)  # type: ignore[arg-type]
+
+
+def resume(offset: int, *excluded: Peer) -> Join:
+    return join(offset, purpose=Purpose.RESUME, excluded=tuple(each.id for each in excluded))
+
+
+def renew(offset: int, source: Peer | None = None) -> Renew:
+    return Renew(KEY, offset, TOTAL, source.id if source else b"")
+
+
+def first(answer: object) -> Peer:
+    assert isinstance(answer, Follow)
+    return answer.sources[0].peer
+
+
+A, B, C, D, E = (peer(number) for number in range(5))
+
+
+def chain(now: float = 0.0) -> Coordinator:
+    """A leads, B follows A, C follows B; all three grow at 100 MB/s until 2.0."""
+    table = Coordinator(SETTINGS)
+    assert isinstance(table.join(A, join(), now), Lead)
+    assert first(table.join(B, join(), now)) == A
+    assert first(table.join(C, join(), now)) == B
+    for tick in range(1, 5):
+        at = now + tick * 0.5
+        assert table.renew(A, renew(tick * 50 * MB), at) == Keep(0, 500)
+        assert table.renew(B, renew(tick * 50 * MB - MB, A), at) == Keep(1, 500)
+        assert table.renew(C, renew(tick * 50 * MB - 2 * MB, B), at) == Keep(2, 500)
+    return table
+
+
+def test_the_first_leads_and_the_next_ones_follow_each_other() -> None:
+    table = Coordinator(SETTINGS)
+    assert table.join(A, join(), 0.0) == Lead(1000)
+    answer = table.join(B, join(), 0.0)
+    assert isinstance(answer, Follow)
+    assert [(s.peer, s.offset, s.depth, s.committed) for s in answer.sources] == [(A, 0, 0, False)]
+    assert answer.depth == 1
+    # A large layer: each uplink is used once before anybody gets a second child.
+    assert first(table.join(C, join(), 0.0)) == B
+    assert table.statistics().deepest == 2
+
+
+def test_a_small_layer_makes_a_flat_tree_within_the_fan_out() -> None:
+    table = Coordinator(SETTINGS)
+    small = replace(join(), total=10_000)
+    assert isinstance(table.join(A, small, 0.0), Lead)
+    sources = [first(table.join(peer(10 + n), small, 0.0)) for n in range(5)]
+    assert sources == [A, A, A, A, peer(10)]
+
+
+def test_a_lead_is_found_again_and_not_granted_twice() -> None:
+    table = Coordinator(SETTINGS)
+    assert table.join(A, join(), 0.0) == Lead(1000)
+    assert table.join(A, join(), 0.4) == Lead(600)
+    assert table.statistics().leads_granted == 1
+
+
+def test_a_silent_lead_lapses_after_a_second() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    assert first(table.join(B, join(), 0.5)) == A
+    # B waited for a second, and A was not heard of: B leads; C follows B.
+    assert isinstance(table.join(B, resume(0), 1.55), Lead)
+    assert first(table.join(C, join(), 1.6)) == B
+
+
+def test_a_lead_that_says_that_it_is_queued_is_waited_for_as_long_as_by_any_follower() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    for tick in range(1, 9):
+        table.renew(A, renew(0), tick * 0.5)
+    assert first(table.join(B, join(), 4.1)) == A
+    assert isinstance(table.renew(B, renew(0, A), 4.6), Keep)
+    assert isinstance(table.renew(B, renew(0, A), 5.2), Lead)
+
+
+def test_the_same_zone_comes_first() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(peer(1, "north"), join(zone="north"), 0.0)
+    table.join(peer(2, "south"), join(zone="south"), 0.0)
+    assert first(table.join(peer(3, "north"), join(zone="north"), 0.0)) == peer(1, "north")
+    assert first(table.join(peer(4, "south"), join(zone="south"), 0.0)) == peer(2, "south")
+
+
+def test_committed_nodes_are_sources_of_the_same_tree() -> None:
+    table = Coordinator(SETTINGS)
+    table.provided(KEY, [A, B], 0.0)
+    sources = {first(table.join(peer(10 + n), join(), 0.0)) for n in range(2)}
+    assert sources == {A, B}
+    table.leave(C, Leave(KEY, Outcome.COMMITTED), 0.0)
+    assert first(table.join(peer(12), join(), 0.0)) == C, "a commit counts though its node never joined here"
+
+
+def test_a_source_that_vanished_is_not_named_again() -> None:
+    table = chain()
+    table.leave(B, Leave(KEY, Outcome.VANISHED), 2.0)
+    assert first(table.join(C, resume(190 * MB), 2.0)) == A
+
+
+def test_nobody_is_told_to_follow_who_follows_it_or_holds_less() -> None:
+    table = chain()
+    # A lost its upstream. B and C hold less, and follow it: A leads again.
+    assert isinstance(table.join(A, resume(202 * MB), 2.1), Lead)
+    # B lost A: C follows B, and holds less; there is only A.
+    assert first(table.join(B, resume(199 * MB), 2.1)) == A
+    answer = table.join(B, resume(199 * MB, A), 2.1)
+    assert isinstance(answer, Lead)
+
+
+def test_the_follower_of_a_frozen_node_moves_and_the_one_below_stays() -> None:
+    table = chain()
+    # B froze at 2.0. C, without a byte, asks at 2.4: once more a moment later, then it moves.
+    table.renew(A, renew(250 * MB), 2.5)
+    assert table.renew(C, renew(198 * MB, B), 2.41) == Keep(2, 100)
+    assert first(table.renew(C, renew(198 * MB, B), 2.52)) == A
+
+
+def test_a_live_source_that_waits_itself_is_kept() -> None:
+    table = chain()
+    table.renew(A, renew(250 * MB), 2.5)
+    table.renew(B, renew(199 * MB, A), 2.5)
+    assert isinstance(table.renew(C, renew(198 * MB, B), 2.52), Keep)
+    # B is next to the fault: A grows, and B gets nothing of it, though A was heard of.
+    assert isinstance(table.renew(B, renew(199 * MB, A), 2.6), Keep)
+
+
+def test_when_the_lead_dies_one_follower_takes_over_and_the_others_stay() -> None:
+    table = chain()
+    assert isinstance(table.renew(B, renew(199 * MB, A), 2.41), Keep)
+    assert isinstance(table.renew(B, renew(199 * MB, A), 4.2), Lead)
+    assert isinstance(table.renew(C, renew(199 * MB, B), 4.25), Keep)
+    assert table.statistics().leads_granted == 2
+
+
+def test_at_most_a_few_leads_however_many_wait() -> None:
+    table = Coordinator(SETTINGS)
+    everybody = [peer(number) for number in range(20)]
+    table.join(everybody[0], join(), 0.0)
+    table.renew(everybody[0], renew(1), 0.1)
+    answers = [table.join(each, resume(500 * MB, everybody[0]), 0.7) for each in everybody[1:]]
+    leads = [answer for answer in answers if isinstance(answer, Lead)]
+    assert len(leads) <= SETTINGS.max_leads
+    assert all(isinstance(answer, Wait | Lead | Follow) for answer in answers)
+
+
+def test_a_follower_goes_around_a_slow_source() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    table.join(B, join(), 0.0)
+    table.join(C, join(), 0.0)
+    answer: object = None
+    for tick in range(1, 10):
+        at = tick * 0.5
+        table.renew(A, renew(tick * 50 * MB), at)
+        assert isinstance(table.renew(B, renew(tick * 5 * MB, A), at), Keep), "B's own link is slow: nobody helps"
+        answer = table.renew(C, renew(tick * 5 * MB - MB, B), at)
+        if isinstance(answer, Follow):
+            break
+    assert first(answer) == A
+
+
+def test_a_new_coordinator_learns_the_tree_from_renewals() -> None:
+    table = Coordinator(SETTINGS)
+    # A resumption that comes before them waits for them.
+    assert isinstance(table.join(C, resume(190 * MB), 0.0), Wait)
+    table.renew(A, renew(200 * MB), 0.1)
+    table.renew(B, renew(199 * MB, A), 0.2)
+    assert first(table.join(C, resume(190 * MB), 0.3)) in {A, B}
+    assert isinstance(table.join(D, join(), 0.4), Follow)
+
+
+def test_a_burdened_node_gives_others_a_moment() -> None:
+    table = Coordinator(SETTINGS)
+    answer = table.join(A, join(burden=2), 0.0)
+    assert answer == Wait(10)
+    assert isinstance(table.join(B, join(), 0.005), Lead)
+    assert first(table.join(A, join(burden=2), 0.010)) == B
+
+
+def test_a_burdened_node_leads_where_nobody_else_comes() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(burden=2), 0.0)
+    assert isinstance(table.join(A, join(burden=2), 0.011), Lead)
+
+
+def test_entries_expire_and_a_goodbye_takes_them_all() -> None:
+    table = chain()
+    table.expire(5.0)
+    assert table.statistics().entries == 3
+    table.expire(20.0)
+    assert table.statistics().entries == 0
+    table.expire(40.0)
+    assert table.statistics().digests == 0
+    table = chain()
+    table.forget_peer(B.id)
+    assert table.statistics().entries == 2
+    assert first(table.join(C, resume(190 * MB), 2.0)) == A
+
+
+def test_the_table_is_bounded_per_peer_and_per_digest() -> None:
+    table = Coordinator(SETTINGS)
+    for number in range(MAX_DIGESTS_OF_PEER + 50):
+        table.join(A, join(key=number.to_bytes(32)), 0.0)
+    assert table.statistics().entries == MAX_DIGESTS_OF_PEER
+    table = Coordinator(SETTINGS)
+    for number in range(MAX_ENTRIES + 50):
+        answer = table.join(peer(number), join(), 0.0)
+    assert table.statistics().entries == MAX_ENTRIES
+    assert isinstance(answer, Follow), "who is not kept is served all the same"
+
+
+def test_a_large_herd_is_answered_fast_enough_to_matter() -> None:
+    """Not a measure of time: no first join looks at more than a bounded number of sources."""
+    table = Coordinator(SETTINGS)
+    for number in range(500):
+        table.join(peer(number), join(), 0.0)
+    swarm = table._swarms[KEY]
+    assert len(list(swarm.likely_sources())) <= 16 + 2 * 8 + SETTINGS.max_leads

@@ -1,0 +1,158 @@
+"""One pull through the peers, step by step."""
+
+from __future__ import annotations
+
+from peili.follow.message import Follow, Keep, Lead, Peer, Purpose, Source, Wait
+from peili.follow.settings import FollowSettings
+from peili.follow.source_choice import (
+    GoUpstream,
+    JoinNow,
+    RenewNow,
+    SourceChoice,
+    SourceFailure,
+    Stay,
+    Take,
+)
+
+KEY = b"k" * 32
+S = FollowSettings()
+
+
+def source(name: bytes, *, offset: int = 1000, depth: int = 0, committed: bool = False) -> Source:
+    return Source(Peer(name, "10.0.0.1", 5000), offset, depth, committed)
+
+
+A, B = source(b"a"), source(b"b")
+
+
+def following(*sources: Source, **others: object) -> SourceChoice:
+    choice = SourceChoice(S, KEY, 0.0, total=10**9, **others)  # type: ignore[arg-type]
+    assert isinstance(choice.next_step(0.0), JoinNow)
+    choice.answered(Follow(sources, 1), 0.0)
+    return choice
+
+
+def relaying(*sources: Source) -> SourceChoice:
+    choice = following(*sources)
+    assert choice.next_step(0.0) == Take(sources[0])
+    choice.taken(sources[0], 0.0)
+    return choice
+
+
+def test_a_lead_goes_upstream_at_once() -> None:
+    choice = SourceChoice(S, KEY, 0.0)
+    step = choice.next_step(0.0)
+    assert isinstance(step, JoinNow)
+    assert step.join.purpose is Purpose.FIRST
+    assert isinstance(choice.next_step(0.0), Stay)
+    choice.answered(Lead(1000), 0.0)
+    assert choice.next_step(0.0) == GoUpstream(leading=True, reason="lead")
+
+
+def test_a_source_without_room_is_followed_by_the_next_and_then_by_a_new_join_without_it() -> None:
+    choice = following(A, B)
+    assert choice.next_step(0.0) == Take(A)
+    choice.failed(b"a", SourceFailure.BUSY, 0.0)
+    assert choice.next_step(0.0) == Take(B)
+    choice.failed(b"b", SourceFailure.BROKEN, 0.0)
+    step = choice.next_step(0.0)
+    assert isinstance(step, JoinNow)
+    assert step.join.excluded == (b"a", b"b")
+    assert step.join.purpose is Purpose.FIRST
+    choice.answered(Wait(1500), 0.0)
+    later = choice.next_step(1.5)
+    assert isinstance(later, JoinNow)
+    assert later.join.excluded == (b"b",), "who had no room may have some later"
+
+
+def test_while_bytes_flow_it_renews_at_the_interval_that_it_was_told() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.5)
+    step = choice.next_step(0.5)
+    assert isinstance(step, RenewNow)
+    assert (step.renew.offset, step.renew.source) == (100, b"a")
+    choice.answered(Keep(1, 2000), 0.5)
+    choice.grew(200, 1.0)
+    choice.grew(500, 2.4)
+    assert isinstance(choice.next_step(2.4), Stay)
+    assert isinstance(choice.next_step(2.5), RenewNow)
+
+
+def test_a_source_that_ends_is_left_and_the_offset_kept() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.failed(b"a", SourceFailure.ENDED, 0.1)
+    step = choice.next_step(0.1)
+    assert isinstance(step, JoinNow)
+    assert (step.join.offset, step.join.purpose, step.join.excluded) == (100, Purpose.RESUME, (b"a",))
+
+
+def test_a_silent_source_makes_it_ask_soon_and_leave_at_the_stall_limit() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    assert isinstance(choice.next_step(0.5), RenewNow)
+    choice.answered(Keep(1, 100), 0.5)
+    assert isinstance(choice.next_step(0.55), Stay)
+    assert isinstance(choice.next_step(0.6), RenewNow)
+    choice.answered(Keep(1, 2000), 0.6)
+    assert isinstance(choice.next_step(1.1), RenewNow), "while nothing comes, as often as a lead"
+    choice.answered(Keep(1, 2000), 1.1)
+    step = choice.next_step(0.1 + S.stall_limit(1))
+    assert isinstance(step, JoinNow)
+    assert step.join.excluded == (b"a",)
+
+
+def test_the_deeper_the_longer_the_stall_limit_up_to_a_bound() -> None:
+    assert [S.stall_limit(depth) for depth in (0, 1, 2, 3, 1000)] == [2.0, 2.0, 2.5, 3.0, 6.0]
+
+
+def test_a_move_keeps_the_present_source_until_the_new_one_answers() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.4)
+    assert isinstance(choice.next_step(0.5), RenewNow)
+    choice.answered(Follow((A, B), 3), 0.5)
+    assert choice.next_step(0.5) == Take(B)
+    assert choice.source == A
+    choice.failed(b"b", SourceFailure.BEHIND, 0.5)
+    assert choice.source == A
+    assert isinstance(choice.next_step(0.5), Stay)
+
+
+def test_told_to_lead_in_the_middle_it_goes_upstream() -> None:
+    choice = relaying(A)
+    choice.next_step(0.5)
+    choice.answered(Lead(1000), 0.5)
+    assert choice.next_step(0.5) == GoUpstream(leading=True, reason="lead")
+
+
+def test_silent_coordinators_are_waited_for_briefly_at_the_start_and_longer_in_the_middle() -> None:
+    choice = SourceChoice(S, KEY, 0.0)
+    now = 0.0
+    while not isinstance(choice.next_step(now), GoUpstream):
+        choice.answered(None, now)
+        now += 0.1
+    assert now < 0.5
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.failed(b"a", SourceFailure.ENDED, 0.1)
+    now = 0.1
+    while not isinstance(choice.next_step(now), GoUpstream):
+        choice.answered(None, now)
+        now += 0.1
+    assert 2.0 <= now - 0.1 < 2.5
+
+
+def test_nothing_waits_for_ever_without_a_byte() -> None:
+    choice = SourceChoice(S, KEY, 0.0)
+    now = 0.0
+    while not isinstance(step := choice.next_step(now), GoUpstream):
+        if isinstance(step, JoinNow):
+            choice.answered(Wait(250), now)
+        now += 0.05
+    assert now < 8.0
+
+
+def test_it_asks_no_banned_source_and_after_a_lie_only_committed_ones() -> None:
+    committed = source(b"c", committed=True)
+    choice = following(A, B, committed, banned=frozenset({b"a"}), verified_only=True)
+    assert choice.next_step(0.0) == Take(committed)
