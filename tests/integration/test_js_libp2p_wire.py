@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from peili.libp2p.host import DialError, Host, ProtocolNotSupported, Stream
+from peili.libp2p.host import DialError, ExtraExtension, Host, ProtocolNotSupported, Stream
 from peili.libp2p.identity import Identity
 from peili.libp2p.multiaddr import Multiaddr
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.ping import ping
+from peili.members.certificate_mac import EXTENSION_OID, extension_value
 from tests.integration.js_libp2p.peer import install, js_peer
 
 pytestmark = pytest.mark.slow
@@ -35,7 +36,14 @@ async def echo(stream: Stream) -> None:
 
 @asynccontextmanager
 async def our_host() -> AsyncIterator[tuple[Host, str]]:
-    host = Host(Identity.generate(), agent_version="peili/test", registry_port=5000, zone="zone-a")
+    host = Host(
+        Identity.generate(),
+        agent_version="peili/test",
+        registry_port=5000,
+        zone="zone-a",
+        # Others ignore the proof that a member of a cluster with a secret has in its certificate.
+        extra_extensions=lambda public_key: [ExtraExtension(EXTENSION_OID, extension_value(bytes(32), public_key))],
+    )
     host.set_handler(ECHO, echo)
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     address = Multiaddr.of("127.0.0.1", listener.socket.getsockname()[1], host.peer_id)
