@@ -253,9 +253,9 @@ class Node:
 
     def _admit(self, digest: Digest, size: int, start: int, followers: int) -> Admission:
         """Whether one more follower may take a growing blob of ours."""
-        if self._keeper is None or self._settings.follow is None:
+        if self._settings.follow is None:
             return Admission.BEHIND
-        active = self._keeper.is_active(digest)
+        active = self._keeper is None or self._keeper.is_active(digest)
         return admit(self._settings.follow, followers=followers, size=size, start=start, active=active)
 
     def _gate(self) -> Gate:

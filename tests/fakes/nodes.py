@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from peili.demo.images import Layout
+from peili.follow.settings import FollowSettings
 from peili.http.client import Client
 from peili.http.errors import SourceFailed
 from peili.http.message import Headers, SocketAddress
@@ -51,6 +52,7 @@ def settings_for(host: str, directory: Path) -> RunSettings:
         resolve_timeout=0.5,
         stall_timeout=0.5,
         grace_period=2.0,
+        follow=FollowSettings(),
         data_directory=None,
         credentials=None,
         cluster_secret=None,
