@@ -1,0 +1,147 @@
+"""A peer whose large blobs are not what they are called: the pull fails once, and the retry succeeds elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from peili.demo.images import build_image
+from peili.demo.ingest import Ingest, WrongDigest
+from peili.http.message import Headers
+from peili.http.server import Exchange
+from peili.oci.descriptor import Descriptor
+from peili.oci.key import Key
+from peili.routing.memory import MemoryNetwork
+from peili.settings import RunSettings
+from tests.fakes.nodes import PORT, TestNode, fake_provider, running_node
+
+NAME = "docker.io/library/app:1"
+IMAGE = build_image("poison", layer_sizes=(1_500_000, 1_600_000, 1_700_000))
+LAYERS = IMAGE.layers
+KEYS = [Key(str(layer.digest)) for layer in LAYERS]
+
+
+def blob(layer: Descriptor) -> str:
+    return f"/v2/library/app/blobs/{layer.digest}?ns=docker.io"
+
+
+def in_zone(settings: RunSettings) -> RunSettings:
+    """Peers of the same zone are asked first."""
+    return replace(settings, zone="z")
+
+
+def lying(count: int | None = None) -> Callable[[Exchange], Awaitable[None]]:
+    """Bytes of the right length that are the wrong ones; `count`: of so many only, then the connection ends."""
+
+    async def handle(exchange: Exchange) -> None:
+        size = next(layer.size for layer in LAYERS if layer.digest.hex in exchange.request.target)
+        sink = await exchange.start(200, Headers(), size)
+        await sink.write(bytes(size if count is None else count))
+
+    return handle
+
+
+async def pull(node: TestNode, layer: Descriptor) -> str:
+    """What containerd does with a layer: how it ended, "pulled", "wrong", "cut" or "upstream"."""
+    ingest = Ingest(node.layout.directory, layer)
+    try:
+        answer = await node.get(blob(layer))
+        if answer.status != 200:
+            return "upstream"
+        if not answer.complete:
+            return "cut"
+        ingest.write(answer.body)
+        try:
+            ingest.commit()
+        except WrongDigest:
+            return "wrong"
+        with trio.fail_after(10):
+            await node.wait_offered(Key(str(layer.digest)))
+        return "pulled"
+    finally:
+        ingest.abort()
+
+
+async def hold(node: TestNode) -> None:
+    node.layout.add(NAME, IMAGE)
+    for key in KEYS:
+        await node.wait_offered(key)
+
+
+async def test_wrong_bytes_cost_one_attempt_and_the_retry_comes_from_another_holder(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path / "1") as holder,
+        running_node(network, tmp_path / "2", change=in_zone) as puller,
+        fake_provider(network, KEYS, lying(), zone="z") as liar,
+    ):
+        await hold(holder)
+        assert [await pull(puller, LAYERS[0]) for _ in range(2)] == ["wrong", "pulled"]
+        first, second = await puller.records(2)
+        assert (first.providers, second.providers) == ((f"{liar}:{PORT}",), (f"{holder.host}:{PORT}",))
+        assert "peili_bodies_thrown_away_total 1.0" in puller.node.metrics.render().decode()
+
+
+async def test_where_only_the_liar_has_it_the_retry_goes_upstream(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with running_node(network, tmp_path) as puller, fake_provider(network, KEYS, lying()):
+        assert [await pull(puller, LAYERS[0]) for _ in range(3)] == ["wrong", "upstream", "upstream"]
+
+
+async def test_a_liar_about_every_layer_is_soon_not_asked_at_all(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with running_node(network, tmp_path) as puller, fake_provider(network, KEYS, lying()):
+        for layer in LAYERS[:2]:
+            assert await pull(puller, layer) == "wrong"
+            assert await pull(puller, layer) == "upstream"
+        assert await pull(puller, LAYERS[2]) == "upstream"
+
+
+async def test_a_crowd_of_liars_costs_two_attempts(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path) as puller,
+        fake_provider(network, KEYS, lying()),
+        fake_provider(network, KEYS, lying()),
+        fake_provider(network, KEYS, lying()),
+    ):
+        assert [await pull(puller, LAYERS[0]) for _ in range(3)] == ["wrong", "wrong", "upstream"]
+        assert (await puller.records(3))[-1].reason == "thrown_away"
+
+
+async def test_a_liar_that_stops_before_the_end_is_found_out_too(tmp_path: Path) -> None:
+    """Upstream adds the rest, containerd throws all of it away and begins anew."""
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path / "1") as holder,
+        running_node(network, tmp_path / "2", change=in_zone) as puller,
+        fake_provider(network, KEYS, lying(1_000_000), zone="z"),
+    ):
+        assert await pull(puller, LAYERS[0]) == "cut"
+        await hold(holder)
+        with trio.fail_after(5):
+            puller.node._mirror._giveups._until.clear()  # half a minute later
+            assert await pull(puller, LAYERS[0]) == "pulled"
+
+
+async def test_who_asks_without_writing_says_nothing_about_the_peers(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with running_node(network, tmp_path / "1") as holder, running_node(network, tmp_path / "2") as puller:
+        await hold(holder)
+        for _ in range(5):
+            assert (await puller.get(blob(LAYERS[0]))).body == IMAGE.blobs[LAYERS[0].digest]
+
+
+async def test_an_image_that_is_pulled_removed_and_pulled_again_blames_nobody(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with running_node(network, tmp_path / "1") as holder, running_node(network, tmp_path / "2") as puller:
+        await hold(holder)
+        for _ in range(3):
+            assert await pull(puller, LAYERS[0]) == "pulled"
+            puller.layout.remove_blobs([LAYERS[0].digest])
+            with trio.fail_after(10):
+                while puller.router.provides(KEYS[0]):
+                    await trio.sleep(0.01)
