@@ -44,7 +44,7 @@ _MAX_MOVES: Final = 4  # of one node and digest for the sake of speed
 _LET_GO_SHARE: Final = 0.25  # of the front's rate: whose path is slower for _LET_GO_AFTER may go upstream
 _LET_GO_AFTER: Final = 4.0
 _LET_GO_GAIN: Final = 10.0  # seconds that it has to save
-_YOUNG: Final = 0.6  # seconds: a table that began in the middle of a pull waits for the Renews of the others
+_YOUNG: Final = 2.1  # seconds: a table that began in the middle of a pull waits for the Renews of the others
 _LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
 _LAST: Final = 1 << 62  # the sequence of who is not kept
 
@@ -182,7 +182,7 @@ class Coordinator:
         leads = [lead for lead in swarm.live_leads(now, now - entry.stays_since) if lead is not entry]
         young = join.purpose is Purpose.RESUME and join.offset > 0 and now - swarm.created < _YOUNG
         if not leads and young:
-            return self._wait(swarm, entry, _LOOK_AGAIN, now)
+            return self._wait(swarm, entry, 2 * _LOOK_AGAIN, now)
         if not leads:
             wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
             left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
