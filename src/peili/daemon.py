@@ -22,7 +22,7 @@ from peili.members.membership import Membership
 from peili.node import Node, StartFailed
 from peili.observe.log import configure_logging
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
-from peili.settings import ContainerdStoreSettings, RunSettings
+from peili.settings import ContainerdStoreSettings, RouterProtocol, RunSettings
 from peili.store.protocol import Store
 from peili.version import VERSION
 
@@ -65,6 +65,7 @@ def build_store(settings: RunSettings) -> Store:
 
 def build_router(settings: RunSettings, membership: Membership | None) -> KademliaRouter:
     """The router of the settings; raise StartFailed where its identity cannot be read or kept."""
+    spegel = settings.router_protocol is RouterProtocol.SPEGEL
     values = KademliaSettings(
         listen_host=settings.router_address.host,
         listen_port=settings.router_address.port,
@@ -75,6 +76,10 @@ def build_router(settings: RunSettings, membership: Membership | None) -> Kademl
         identity_directory=settings.data_directory,
         bootstrap=settings.bootstrap,
         follow=settings.follow,
+        peer_networks=settings.peer_networks,
+        prefix=f"/{settings.router_protocol}",
+        assume_registry_port=spegel,
+        believe_records=spegel,
     )
     try:
         return KademliaRouter(values, log=_log.info, members=membership)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
@@ -22,6 +23,7 @@ from peili.members.peer_requests import PeerRequests
 from peili.members.request_mac import MEMBER_HEADER
 from peili.mirror.attempt import Asker
 from peili.mirror.commits import is_received, watch_commits
+from peili.mirror.explain import Explainer
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.growing_source import SourceAsker
@@ -39,14 +41,15 @@ from peili.observe.recent import Recent
 from peili.observe.status import render_status
 from peili.observe.upstream import watch_upstream
 from peili.oci.digest import Digest
+from peili.oci.reference import Reference
 from peili.registry.clients import ClientNetworks
 from peili.registry.endpoint import Registry
-from peili.registry.gate import MIRRORED_HEADER, Gate
+from peili.registry.gate import MIRRORED_HEADER, SPEGEL_MIRRORED_HEADER, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
 from peili.registry.uploads import Uploads
 from peili.routing.protocol import Coordination, Router
-from peili.settings import RunSettings
+from peili.settings import RouterProtocol, RunSettings
 from peili.store.protocol import Store
 from peili.sync import keep_provided
 from peili.version import VERSION
@@ -227,6 +230,9 @@ class Node:
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         stall = settings.stall_timeout
         follower = self._follower(asker) if settings.follow is not None else None
+        self._explainer = Explainer(
+            self._store, self._router, lookup, self._policy, timeout=settings.resolve_timeout
+        )
         self._mirror = mirror = Mirror(
             lookup,
             history,
@@ -266,7 +272,9 @@ class Node:
 
     def _peer_requests(self) -> PeerRequests:
         """What our requests to peers carry; the password only where there is no better proof."""
-        fields = {MIRRORED_HEADER: "true", "User-Agent": f"peili/{VERSION}"}
+        spegel = self._settings.router_protocol is RouterProtocol.SPEGEL
+        mark = SPEGEL_MIRRORED_HEADER if spegel else MIRRORED_HEADER
+        fields = {mark: "true", "User-Agent": f"peili/{VERSION}"}
         if self._membership is None and self._settings.credentials is not None:
             fields["Authorization"] = self._settings.credentials.header
         return PeerRequests(Headers.of(fields), self._membership)
@@ -282,7 +290,11 @@ class Node:
                 self._registry.statistics(),
                 self.recent,
             ),
+            self._explain,
         )
+
+    async def _explain(self, reference: Reference) -> dict[str, Any]:
+        return asdict(await self._explainer.explain(reference))
 
     def _observe(self) -> None:
         self.metrics.observe(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,6 +45,13 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
+
+
+class RouterProtocol(StrEnum):
+    """Which kind of cluster this node takes part in."""
+
+    PEILI = "peili"
+    SPEGEL = "spegel"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ class RunSettings:
     cluster_secret: SecretFile | None
     client_networks: tuple[Network, ...]
     max_uploads: int
+    router_protocol: RouterProtocol
+    peer_networks: tuple[Network, ...]
     zone: str
     log_level: LogLevel
 
@@ -122,6 +132,21 @@ def parse_network(text: str) -> Network:
     except ValueError as error:
         advice = "write a network, as 10.0.0.0/24 or fd00::/64, or one address"
         raise InvalidSetting(f"{advice} ({error})" if "host bits" in str(error) else advice) from error
+
+
+def check_router_protocol(
+    protocol: RouterProtocol, peer_networks: Sequence[Network], *, has_secret: bool
+) -> RouterProtocol:
+    """The protocol, where the settings that it needs are there; raise InvalidSetting."""
+    if protocol is RouterProtocol.SPEGEL and not peer_networks:
+        raise InvalidSetting(
+            "provider records of Spegel's nodes may name any address: say with --peer-network CIDR where peers are"
+        )
+    if protocol is RouterProtocol.SPEGEL and has_secret:
+        raise InvalidSetting(
+            "Spegel's nodes cannot be members: no --cluster-secret-file while there are any"
+        )
+    return protocol
 
 
 def parse_duration(text: str) -> float:

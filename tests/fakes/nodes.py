@@ -22,7 +22,7 @@ from peili.node import Node
 from peili.oci.key import Key
 from peili.registry.record import RequestRecord
 from peili.routing.memory import MemoryNetwork, MemoryRouter
-from peili.settings import LayoutStoreSettings, LogLevel, RunSettings
+from peili.settings import LayoutStoreSettings, LogLevel, RouterProtocol, RunSettings
 from peili.store.layout import LayoutStore
 
 PORT = 5000
@@ -58,6 +58,8 @@ def settings_for(host: str, directory: Path) -> RunSettings:
         cluster_secret=None,
         client_networks=(),
         max_uploads=0,
+        router_protocol=RouterProtocol.PEILI,
+        peer_networks=(),
         zone="",
         log_level=LogLevel.ERROR,
     )

@@ -20,7 +20,9 @@ from peili.settings import (
     InvalidSetting,
     LayoutStoreSettings,
     LogLevel,
+    RouterProtocol,
     RunSettings,
+    check_router_protocol,
     parse_duration,
     parse_filter,
     parse_ip_address,
@@ -161,6 +163,19 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     "None: from nowhere else with a cluster secret, from everywhere without one.",
 )
 @option(
+    "--router-protocol",
+    type=click.Choice([protocol.value for protocol in RouterProtocol]),
+    default=RouterProtocol.PEILI.value,
+    help="The kind of cluster: peili, or spegel to take part in an existing one of Spegel's nodes.",
+)
+@option(
+    "--peer-network",
+    "peer_networks",
+    type=Parsed("CIDR", parse_network),
+    multiple=True,
+    help="Where peers and providers may be; repeatable. Needed with --router-protocol spegel. None: anywhere.",
+)
+@option(
     "--max-uploads",
     type=Parsed("NUMBER", parse_max_uploads),
     default=str(DEFAULT_UPLOADS),
@@ -204,6 +219,8 @@ def run(
     cluster_secret: SecretFile | None,
     client_networks: tuple[Network, ...],
     max_uploads: int,
+    router_protocol: str,
+    peer_networks: tuple[Network, ...],
     zone: str,
     log_level: str,
 ) -> None:
@@ -231,6 +248,8 @@ def run(
         cluster_secret=cluster_secret,
         client_networks=client_networks,
         max_uploads=max_uploads,
+        router_protocol=_protocol(router_protocol, peer_networks, has_secret=cluster_secret is not None),
+        peer_networks=peer_networks,
         zone=zone,
         log_level=LogLevel(log_level),
     )
@@ -240,6 +259,14 @@ def run(
 def _follow(fan_out: int, stall_timeout: float, manifest_wait: float) -> FollowSettings:
     longest = max(FollowSettings().longest_stall, stall_timeout)
     return FollowSettings(fan_out=fan_out, stall=stall_timeout, longest_stall=longest, manifest_wait=manifest_wait)
+
+
+def _protocol(text: str, peer_networks: tuple[Network, ...], *, has_secret: bool) -> RouterProtocol:
+    try:
+        return check_router_protocol(RouterProtocol(text), peer_networks, has_secret=has_secret)
+    except InvalidSetting as error:
+        hint = "'--router-protocol' (env var: 'PEILI_ROUTER_PROTOCOL')"
+        raise click.BadParameter(f"{text!r}: {error}", param_hint=hint) from error
 
 
 def _store(

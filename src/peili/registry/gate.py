@@ -13,8 +13,9 @@ from peili.registry.clients import ClientNetworks
 from peili.registry.credentials import Credentials
 
 MIRRORED_HEADER = "X-Peili-Mirrored"
+SPEGEL_MIRRORED_HEADER = "X-Spegel-Mirrored"
 # Peers of the other kind mark their requests so; both are understood.
-_MIRRORED_HEADERS = (MIRRORED_HEADER, "X-Spegel-Mirrored")
+_MIRRORED_HEADERS = (MIRRORED_HEADER, SPEGEL_MIRRORED_HEADER)
 
 
 class Caller(Enum):

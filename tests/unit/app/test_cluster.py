@@ -20,7 +20,7 @@ from peili.oci.key import Key
 from peili.oci.media_types import OCI_MANIFEST
 from peili.registry.credentials import Credentials
 from peili.routing.memory import MemoryNetwork
-from peili.settings import RunSettings
+from peili.settings import RouterProtocol, RunSettings
 from tests.fakes.nodes import PORT, TestNode, fake_provider, running_node
 
 NAME = "docker.io/library/app:1"
@@ -72,6 +72,28 @@ async def test_a_peers_request_is_never_forwarded(tmp_path: Path) -> None:
             assert (await two.get(TAG, **{header: "true"})).status == 404
             assert (await one.get(TAG, **{header: "true"})).status == 200
         assert two.node.recent.totals.bytes_from_peers == 0
+
+
+@pytest.mark.parametrize("protocol", list(RouterProtocol))
+async def test_requests_to_peers_are_marked_as_their_kind_knows_it(
+    tmp_path: Path, protocol: RouterProtocol
+) -> None:
+    marks: list[str] = []
+
+    async def handle(exchange: Exchange) -> None:
+        marks.extend(name for name, _ in exchange.request.headers if name.lower().endswith("mirrored"))
+        await exchange.respond(404, Headers(), b"")
+
+    def change(settings: RunSettings) -> RunSettings:
+        return replace(settings, router_protocol=protocol)
+
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path, change=change) as node,
+        fake_provider(network, [Key(str(LARGE))], handle),
+    ):
+        assert (await node.get(blob(LARGE))).status == 404
+    assert [mark.lower() for mark in marks] == [f"x-{protocol}-mirrored"]
 
 
 async def test_removed_content_is_no_longer_offered(tmp_path: Path) -> None:

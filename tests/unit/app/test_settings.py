@@ -129,5 +129,17 @@ def test_each_wrong_value_says_what_is_allowed(flag: str, value: str, allowed: s
     assert allowed in " ".join(output.split())
 
 
+def test_a_cluster_of_the_other_kind_needs_to_know_where_its_peers_are(tmp_path: Path) -> None:
+    output = " ".join(run("--router-protocol", "spegel").split())
+    for part in ("--router-protocol", "PEILI_ROUTER_PROTOCOL", "'spegel'", "--peer-network CIDR"):
+        assert part in output
+    assert "10.0.0.0/24" in run("--peer-network", "10.0.0.1/24")
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of this cluster")
+    secret.chmod(0o600)
+    output = run("--router-protocol=spegel", "--peer-network=10.0.0.0/8", f"--cluster-secret-file={secret}")
+    assert "cannot be members" in " ".join(output.split())
+
+
 def test_the_version_is_printed() -> None:
     assert CliRunner().invoke(main, ["version"]).output.startswith("peili ")

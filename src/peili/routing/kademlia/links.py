@@ -92,6 +92,7 @@ class Links:
         self._dial_loopback = dial_loopback
         self._links: dict[Connection, Link] = {}
         self._dials = trio.CapacityLimiter(PARALLEL_DIALS)
+        self.own_hosts: frozenset[str] = frozenset()  # this node's IP addresses, as peers are told them
         self._unreachable: dict[tuple[bytes, Multiaddr], float] = {}
 
     def __iter__(self) -> Iterator[Link]:
@@ -180,6 +181,12 @@ class Links:
         if len(self._unreachable) > REMEMBERED_FAILURES:
             del self._unreachable[next(iter(self._unreachable))]
 
+    def believable_host(self, contact: Contact) -> str | None:
+        """Where a peer is by the word of others: the first of its addresses that may be a peer's, not ours."""
+        parsed = (self._parse(raw) for raw in contact.addresses)
+        hosts = (address.host for address in parsed if address is not None)
+        return next((host for host in hosts if host not in self.own_hosts), None)
+
     def _dialable(self, contact: Contact, *, insist: bool) -> list[Multiaddr]:
         now = trio.current_time()
         found = []
@@ -199,5 +206,7 @@ class Links:
             return None
         ip = ipaddress.ip_address(address.host)
         if ip.is_unspecified or ip.is_multicast or ip.is_link_local or (ip.is_loopback and not self._dial_loopback):
+            return None
+        if not self._settings.is_peer_address(address.host):
             return None
         return Multiaddr(address.protocol, address.host, address.port)

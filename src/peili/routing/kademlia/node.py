@@ -115,6 +115,7 @@ class KademliaRouter:
         self._addresses = tuple(told_addresses(bound, self._settings.advertise))
         binary = tuple(address.to_bytes() for address in self._addresses)
         self._own = Contact(self._own.id, binary, self._own.registry_port, self._own.zone)
+        self._links.own_hosts = frozenset(address.host for address in self._addresses)
         self._joining.default_port = bound[0][1]
         self._joining.add_own([*bound, *((address.host, address.port or 0) for address in self._addresses)])
         self._set_callbacks()

@@ -17,6 +17,7 @@ import trio
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import kad_key
 from peili.kademlia.message import MessageType
+from peili.libp2p.peer_id import InvalidPeerId, PeerId
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
@@ -27,6 +28,7 @@ ENOUGH_PROVIDERS: Final = 20  # then no further peer is asked
 MOST_PROVIDERS: Final = 128  # of one search
 MOST_DIALS: Final = 32  # of one search; a record may name any address
 PARALLEL_DIALS: Final = 4  # of one search
+CONNECT_PATIENCE: Final = 0.1  # seconds for a connection, where the word of a record would do as well
 
 
 class ProviderSearch:
@@ -107,21 +109,47 @@ class ProviderSearch:
         contact, trusted = self._knowledge.best_known(hint)
         if self._knowledge.table.is_suspect(hint.id, trio.current_time()):
             return
+        if self._knowledge.settings.believe_records and self._nursery is not None:
+            self._nursery.start_soon(self._believe_soon, hint)
         try:
             async with self._dials:
                 self._take(await self._links.reach(contact))
         except PeerFailed:
             if trusted:
                 self._knowledge.failed(hint.id)
+            else:
+                self._believe(hint)
+
+    async def _believe_soon(self, hint: Contact) -> None:
+        await trio.sleep(CONNECT_PATIENCE)
+        if not self._knowledge.table.is_suspect(hint.id, trio.current_time()):
+            self._believe(hint)
+
+    def _believe(self, hint: Contact) -> None:
+        """Spegel's way, if the settings ask for it: the record's address with our registry port, as a last resort.
+
+        Whoever answers may name any address inside the peer networks; a connection is asked for first.
+        """
+        host, port = self._links.believable_host(hint), self._knowledge.settings.registry_port
+        if not self._knowledge.settings.believe_records or host is None or hint.id in self._yielded or not port:
+            return
+        try:
+            peer_id = str(PeerId(hint.id))
+        except InvalidPeerId:
+            return
+        self._offer(Provider(peer_id, host, port), hint.id, suspect=True)
 
     def _take(self, link: Link) -> None:
         contact = self._knowledge.provider_contact(link)
-        if contact is None or link.id in self._yielded:
+        if contact is None or link.id in self._yielded or not self._knowledge.settings.is_peer_address(link.host):
             return
-        self._yielded.add(link.id)
         suspect = self._knowledge.table.is_suspect(link.id, trio.current_time())
-        own_zone = self._knowledge.settings.zone
-        far = not own_zone or contact.zone != own_zone
         provider = Provider(str(link.connection.peer_id), link.host, contact.registry_port, contact.zone)
+        self._offer(provider, link.id, suspect=suspect)
+
+    def _offer(self, provider: Provider, peer_id: bytes, *, suspect: bool) -> None:
+        self._yielded.add(peer_id)
+        own_zone = self._knowledge.settings.zone
+        far = not own_zone or provider.zone != own_zone
         heappush(self._found, (suspect, far, self._knowledge.random.random(), provider))
         self._change.ring()

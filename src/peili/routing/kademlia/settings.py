@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from peili.libp2p.host import HostLimits
 from peili.routing.bootstrap import Source
 
 IDENTITY_FILE: Final = "identity.pem"
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,15 @@ class KademliaSettings:
     limits: HostLimits = field(default_factory=HostLimits)  # of connections and streams
     follow: FollowSettings | None = None  # None: this node neither coordinates nor asks coordinators
     assume_registry_port: bool = False  # peers that name no registry port serve on ours, as Spegel takes it
+    believe_records: bool = (
+        False  # a provider that cannot be connected with is where its record says, as Spegel has it
+    )
+    peer_networks: tuple[Network, ...] = ()  # peers are dialled, and providers taken, only inside; empty: anywhere
+
+    def is_peer_address(self, host: str) -> bool:
+        """Whether a peer may be at this IP address."""
+        address = ipaddress.ip_address(host)
+        return not self.peer_networks or any(address in network for network in self.peer_networks)
 
     @property
     def kad_protocol(self) -> str:
