@@ -7,6 +7,7 @@ import click
 from peili.commands.check import check
 from peili.commands.configure import cleanup, configure
 from peili.commands.demo import demo
+from peili.commands.explain import explain
 from peili.commands.run import run
 from peili.commands.status import status
 from peili.version import VERSION
@@ -23,5 +24,5 @@ def version() -> None:
     click.echo(f"peili {VERSION}")
 
 
-for command in (run, configure, cleanup, check, status, demo):
+for command in (run, configure, cleanup, check, status, explain, demo):
     main.add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from peili.settings import parse_socket_address
 _MAXIMUM_STATUS_SIZE = 16 * 1024 * 1024
 _TIMEOUT = 5.0  # seconds
 _SHOWN_REQUESTS = 10
+_WATCH_INTERVAL = 2.0  # seconds
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -28,11 +30,17 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
     help="The operations endpoint of the node to ask.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the node's JSON document.")
-def status(operations_address: SocketAddress, as_json: bool) -> None:
+@click.option("--watch", is_flag=True, help="Show it anew every two seconds, until Ctrl-C.")
+def status(operations_address: SocketAddress, as_json: bool, watch: bool) -> None:
     """Show a running node's peers, keys, latest requests, and where their bytes came from.
 
     Leaves with status 0 when the node is ready, 1 when it is not, 2 when it cannot be asked.
     """
+    while watch:
+        document = fetch_status(operations_address)
+        click.clear()
+        click.echo("\n".join(render(document)))
+        time.sleep(_WATCH_INTERVAL)
     document = fetch_status(operations_address)
     click.echo(json.dumps(document) if as_json else "\n".join(render(document)))
     if not document["ready"]:
@@ -41,13 +49,18 @@ def status(operations_address: SocketAddress, as_json: bool) -> None:
 
 def fetch_status(address: SocketAddress) -> dict[str, Any]:
     """The status document of a node; leave with status 2 and a sentence where there is none."""
+    return ask_node(address, "/status", "ready")
+
+
+def ask_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
+    """A JSON document of the operations endpoint that has this field; leave with status 2 where there is none."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    url = f"http://{SocketAddress(host, address.port)}/status"
+    url = f"http://{SocketAddress(host, address.port)}{target}"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:
             document = json.loads(answer.read(_MAXIMUM_STATUS_SIZE))
-        if not isinstance(document, dict) or "ready" not in document:
-            raise ValueError("that is no status")
+        if not isinstance(document, dict) or field not in document:
+            raise ValueError("the answer is not Peili's")
     except (OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         click.echo(
