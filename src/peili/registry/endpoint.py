@@ -47,12 +47,9 @@ from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
 from peili.registry.uploads import Uploads
 from peili.store.protocol import Blob, GrowingBlob, NotInStore, Store, StoreError
 
-MIRRORED_HEADER = "X-Peili-Mirrored"
 # Seconds without growth until a growing blob's answer ends. Longer than followers wait, who know how deep they are
 # in the tree: they decide, and this only frees what a silent one left behind.
 GROWING_STALL = 10.0
-# Peers of the other kind mark their requests so; both are understood.
-_MIRRORED_HEADERS = (MIRRORED_HEADER, "X-Spegel-Mirrored")
 _BASE_HEADERS = {"Docker-Distribution-API-Version": "registry/2.0", "Content-Type": "application/json"}
 _UNKNOWN = {
     ManifestTarget: Refusal(404, ErrorCode.MANIFEST_UNKNOWN, "no node of this cluster has it"),
