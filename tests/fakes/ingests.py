@@ -79,4 +79,8 @@ class FileIncoming:
         self._file.close()
 
     async def kill(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write no more; again does nothing."""
         self._file.close()

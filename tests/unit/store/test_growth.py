@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from peili.oci.digest import Digest
+from peili.store import growing, growth
+from peili.store.growing import GrowingFile, Ingests
+from peili.store.growth import GrowthWatch
+from peili.store.inotify import CannotWatch, Event, Inotify, Mask
+from tests.fakes.ingests import MEBIBYTE, FileIncoming, layer_of
+
+DESCRIPTOR, CONTENT = layer_of("growth", 2 * MEBIBYTE)
+NAMESPACE = "k8s.io"
+SOON = 5.0  # seconds until a test is given up; what it waits for comes at once
+
+
+@pytest.fixture
+def only_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is looked at without an event."""
+    monkeypatch.setattr(growth, "RECHECK_SECONDS", 1000.0)
+    monkeypatch.setattr(growth, "POLL_SECONDS", (1000.0, 1000.0))
+
+
+@pytest.fixture
+def incoming(tmp_path: Path) -> Iterator[FileIncoming]:
+    incoming = FileIncoming(tmp_path, NAMESPACE, DESCRIPTOR, CONTENT)
+    yield incoming
+    incoming.close()
+
+
+@asynccontextmanager
+async def ingests() -> AsyncIterator[Ingests]:
+    """With their watch running."""
+    found = Ingests(NAMESPACE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.growth.run)
+        await wait_all_tasks_blocked()
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+def opened(found: Ingests, root: Path) -> GrowingFile:
+    blob = found.open(root, DESCRIPTOR.digest)
+    assert blob is not None
+    return blob
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def grow(incoming: FileIncoming) -> None:
+    incoming.write_to(10)
+
+
+@pytest.mark.usefixtures("only_events")
+@pytest.mark.parametrize(
+    ("change", "grown"), [(grow, True), (FileIncoming.finish, True), (FileIncoming.fail, False)]
+)
+async def test_each_change_wakes_at_once(
+    tmp_path: Path, incoming: FileIncoming, change: Callable[[FileIncoming], Awaitable[None]], grown: bool
+) -> None:
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            answers: list[bool] = []
+
+            async def wait() -> None:
+                with trio.fail_after(SOON):
+                    answers.append(await blob.wait(0, 100))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                nursery.start_soon(wait)
+                await wait_all_tasks_blocked()
+                await change(incoming)
+            assert answers == [grown, grown]
+
+
+@pytest.mark.usefixtures("only_events")
+async def test_a_commit_without_further_bytes_wakes_at_once(tmp_path: Path, incoming: FileIncoming) -> None:
+    incoming.write_to(len(CONTENT))
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    with trio.fail_after(SOON):
+                        assert not await blob.wait(len(CONTENT), 100)
+
+                nursery.start_soon(wait)
+                await wait_all_tasks_blocked()
+                await incoming.finish()
+            assert blob.committed()
+
+
+@pytest.mark.usefixtures("only_events")
+async def test_growth_between_two_waits_is_not_missed(tmp_path: Path, incoming: FileIncoming) -> None:
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob, trio.fail_after(SOON):
+            for size in range(1, 6):
+                incoming.write_to(size)
+                assert await blob.wait(size - 1, 100)
+            assert not await blob.wait(5, 0)
+
+
+async def test_without_a_running_watch_files_are_polled_ever_more_rarely(
+    tmp_path: Path, incoming: FileIncoming, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    real = GrowingFile.size
+
+    def size(self: GrowingFile) -> int:
+        nonlocal looks
+        looks += 1
+        return real(self)
+
+    monkeypatch.setattr(GrowingFile, "size", size)
+    mock_clock.autojump_threshold = 0
+    with opened(Ingests(NAMESPACE), tmp_path) as blob:
+        assert not await blob.wait(0, 10)
+        assert trio.current_time() == pytest.approx(10)
+        assert looks < 10 / growth.POLL_SECONDS[1] + 10
+        incoming.write_to(1)
+        started = trio.current_time()
+        assert await blob.wait(0, 10)
+        assert trio.current_time() == started
+
+
+async def test_a_watched_file_is_looked_at_now_and_then_without_an_event(
+    tmp_path: Path, incoming: FileIncoming, mock_clock: MockClock
+) -> None:
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            # As a file system does that sends no events: the watch is there and stays silent.
+            found.growth._dispatch = lambda *_: None  # type: ignore[method-assign]
+            async with trio.open_nursery() as nursery:
+
+                async def wait() -> None:
+                    assert await blob.wait(0, 100)
+
+                nursery.start_soon(wait)
+                await wait_all_tasks_blocked()
+                incoming.write_to(1)
+                await wait_all_tasks_blocked()
+                assert nursery.child_tasks
+                mock_clock.jump(growth.RECHECK_SECONDS)
+
+
+async def test_watches_are_shared_and_end_with_the_last_file_that_is_closed(
+    tmp_path: Path, incoming: FileIncoming
+) -> None:
+    async with ingests() as found:
+        one, two = opened(found, tmp_path), opened(found, tmp_path)
+        for blob in (one, two):
+            assert found.growth.watches <= 1
+            await blob.wait(0, 0)
+            await blob.wait(0, 0)
+        assert found.growth.watches == 1
+        one.close()
+        assert found.growth.watches == 1
+        two.close()
+        two.close()
+        assert found.growth.watches == 0
+        incoming.write_to(5)
+        with opened(found, tmp_path) as again:
+            await again.wait(5, 0)
+            assert found.growth.watches == 1
+
+
+async def test_further_files_than_may_be_watched_are_polled(
+    tmp_path: Path, incoming: FileIncoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "MAXIMUM_WATCHES", 0)
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            assert not await blob.wait(0, 0)
+            assert found.growth.watches == 0
+            incoming.write_to(1)
+            assert await blob.wait(0, SOON)
+
+
+@pytest.mark.usefixtures("only_events")
+async def test_lost_events_and_the_end_of_the_watch_wake_everybody(tmp_path: Path, incoming: FileIncoming) -> None:
+    async with ingests() as found:
+        blob = opened(found, tmp_path)
+        await blob.wait(0, 0)
+        pulse = blob._pulse
+        assert pulse is not None
+        lost = pulse.changed
+        found.growth._dispatch(-1, Mask.Q_OVERFLOW)
+        assert lost.is_set()
+        last = pulse.changed
+        assert not last.is_set()
+    assert last.is_set()
+    assert found.growth.watches == 0
+    blob.close()
+
+
+async def test_where_there_is_no_inotify_the_watch_ends_and_files_are_polled(
+    tmp_path: Path, incoming: FileIncoming
+) -> None:
+    def none_left() -> Inotify:
+        raise CannotWatch("no inotify instance left")
+
+    found = Ingests(NAMESPACE)
+    found.growth = GrowthWatch(none_left)
+    await found.growth.run()
+    incoming.write_to(1)
+    with opened(found, tmp_path) as blob:
+        assert await blob.wait(0, SOON)
+
+
+async def test_a_file_that_cannot_be_watched_is_polled(
+    tmp_path: Path, incoming: FileIncoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_watch_left(*_: object) -> int:
+        raise CannotWatch("no inotify watch left")
+
+    async with ingests() as found:
+        monkeypatch.setattr(Inotify, "add", no_watch_left)
+        incoming.write_to(1)
+        with opened(found, tmp_path) as blob:
+            assert await blob.wait(0, SOON)
+
+
+async def test_events_of_files_that_nobody_watches_any_more_do_nothing() -> None:
+    watch = GrowthWatch()
+    for event in (Event(17, Mask.IGNORED), Event(-1, Mask.Q_OVERFLOW)):
+        watch._dispatch(event.watch, event.mask)
+    assert watch.watches == 0
+
+
+async def test_cancelled_waiting_leaves_nothing_behind(tmp_path: Path, incoming: FileIncoming) -> None:
+    before = open_descriptors()
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            with trio.move_on_after(0.01):
+                await blob.wait(0, 100)
+        assert found.growth.watches == 0
+    assert open_descriptors() == before
+
+
+async def test_a_closed_blob_says_so(tmp_path: Path, incoming: FileIncoming) -> None:
+    blob = opened(Ingests(NAMESPACE), tmp_path)
+    blob.close()
+    blob.close()
+    with pytest.raises(ValueError, match="closed"):
+        blob.size()
+
+
+def test_each_kind_of_content_is_found_and_other_namespaces_are_not(tmp_path: Path) -> None:
+    found = Ingests(NAMESPACE)
+    for kind in growing.INGEST_KINDS:
+        descriptor, content = layer_of(kind, 10)
+        other, other_content = layer_of(f"other {kind}", 10)
+        mine = FileIncoming(tmp_path, NAMESPACE, descriptor, content, kind)
+        theirs = FileIncoming(tmp_path, "moby", other, other_content, kind)
+        blob = found.open(tmp_path, descriptor.digest)
+        assert blob is not None
+        blob.close()
+        assert found.open(tmp_path, other.digest) is None
+        mine.close()
+        theirs.close()
+    assert len(found.list(tmp_path)) == len(growing.INGEST_KINDS)
+
+
+def test_of_two_ingests_of_a_digest_the_one_that_grew_last_counts(tmp_path: Path) -> None:
+    found = Ingests(NAMESPACE)
+    left = FileIncoming(tmp_path, NAMESPACE, DESCRIPTOR, CONTENT, "layer")
+    left.write_to(100)
+    left.close()
+    os.utime(left.directory / "data", (1, 1))
+    active = FileIncoming(tmp_path, NAMESPACE, DESCRIPTOR, CONTENT, "unknown")
+    active.write_to(7)
+    before = open_descriptors()
+    with opened(found, tmp_path) as blob:
+        assert blob.size() == 7
+    assert open_descriptors() == before
+    active.close()
+
+
+@pytest.mark.parametrize("total", [None, b"", b"-1", b"1e3", b"12345678901234567890", b"10\n"])
+def test_without_a_total_nothing_is_served(tmp_path: Path, incoming: FileIncoming, total: bytes | None) -> None:
+    path = incoming.directory / "total"
+    path.unlink()
+    if total is not None:
+        path.write_bytes(total)
+    found = Ingests(NAMESPACE)
+    before = open_descriptors()
+    assert found.open(tmp_path, DESCRIPTOR.digest) is None
+    assert found.list(tmp_path) == []
+    assert open_descriptors() == before
+
+
+def test_what_is_no_regular_file_is_left_alone(tmp_path: Path, incoming: FileIncoming) -> None:
+    data = incoming.directory / "data"
+    found = Ingests(NAMESPACE)
+    data.rename(tmp_path / "elsewhere")
+    data.symlink_to(tmp_path / "elsewhere")
+    assert found.open(tmp_path, DESCRIPTOR.digest) is None
+    data.unlink()
+    os.mkfifo(data)
+    assert found.open(tmp_path, DESCRIPTOR.digest) is None
+
+
+async def test_a_committed_file_is_remembered_for_a_moment_and_only_if_it_was_seen_growing(
+    tmp_path: Path, incoming: FileIncoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, fresh = Ingests(NAMESPACE), Ingests(NAMESPACE)
+    opened(seen, tmp_path).close()
+    await incoming.finish()
+    with opened(seen, tmp_path) as blob:
+        assert blob.committed()
+        assert (blob.size(), blob.total) == (len(CONTENT), len(CONTENT))
+    assert fresh.open(tmp_path, DESCRIPTOR.digest) is None
+    monkeypatch.setattr(growing, "REMEMBERED_SECONDS", 0.0)
+    assert seen.open(tmp_path, DESCRIPTOR.digest) is None
+
+
+async def test_another_file_under_the_same_digest_is_not_taken_for_the_one_that_grew(
+    tmp_path: Path, incoming: FileIncoming
+) -> None:
+    found = Ingests(NAMESPACE)
+    opened(found, tmp_path).close()
+    await FileIncoming(tmp_path, "moby", DESCRIPTOR, CONTENT).finish()  # another namespace was faster
+    await incoming.fail()
+    assert found.open(tmp_path, DESCRIPTOR.digest) is None
+
+
+def test_no_more_digests_are_remembered_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growing, "MAXIMUM_REMEMBERED", 2)
+    found = Ingests(NAMESPACE)
+    digests: list[Digest] = []
+    for number in range(4):
+        descriptor, content = layer_of(str(number), 10)
+        FileIncoming(tmp_path, NAMESPACE, descriptor, content).close()
+        blob = found.open(tmp_path, descriptor.digest)
+        assert blob is not None
+        blob.close()
+        digests.append(descriptor.digest)
+    assert list(found._remembered) == digests[2:]
+
+
+def test_listing_leaves_out_what_is_no_ingest_and_is_bounded(
+    tmp_path: Path, incoming: FileIncoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Ingests(NAMESPACE)
+    assert found.list(tmp_path / "missing") == []
+    (tmp_path / "ingest" / "empty").mkdir()
+    (tmp_path / "ingest" / "file").write_text("no directory")
+    (ingest,) = found.list(tmp_path)
+    assert (ingest.digest, ingest.size, ingest.total) == (DESCRIPTOR.digest, 0, len(CONTENT))
+    monkeypatch.setattr(growing, "MAXIMUM_INGESTS", 0)
+    assert found.list(tmp_path) == []
