@@ -127,6 +127,12 @@ def test_what_is_no_message_is_refused(body: bytes) -> None:
             decode(body)
 
 
+def test_a_long_body_is_refused_though_it_is_well_formed() -> None:
+    ask = encode_ask(Leave(bytes(32), Outcome.COMMITTED)) + bytes_field(500, bytes(MAX_SIZE))
+    with pytest.raises(InvalidFollowMessage, match="are allowed"):
+        decode_ask(ask)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.1", "::"])
 def test_a_source_at_no_address_of_a_host_is_refused(host: str) -> None:
     answer = Follow((Source(Peer(b"a", host, 5000), 0, 0, committed=False),))

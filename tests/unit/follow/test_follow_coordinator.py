@@ -178,6 +178,30 @@ def test_at_most_a_few_leads_however_many_wait() -> None:
     assert all(isinstance(answer, Wait | Lead | Follow) for answer in answers)
 
 
+def test_who_excludes_every_lead_gets_one_only_while_there_are_few() -> None:
+    table = Coordinator(SETTINGS)
+    table.provided(KEY, [], 0.0)  # so that the table is not young
+    leads: list[Peer] = []
+    for number in range(10):
+        at = 3.0 + number * 0.01
+        answer = table.join(peer(number), resume(500 * MB, *leads), at)
+        if isinstance(answer, Lead):
+            leads.append(peer(number))
+            table.renew(peer(number), renew(500 * MB + 1), at + 0.005)
+        else:
+            assert isinstance(answer, Wait)
+    assert len(leads) == SETTINGS.max_leads
+
+
+def test_at_the_start_only_an_earlier_one_is_followed() -> None:
+    table = Coordinator(SETTINGS)
+    for each in (A, B, C):
+        table.join(each, replace(join(), total=10_000), 0.0)
+    again = replace(resume(0, A), total=10_000)
+    assert first(table.join(C, again, 0.1)) == B
+    assert not isinstance(table.join(B, again, 0.1), Follow)
+
+
 def test_a_follower_goes_around_a_slow_source() -> None:
     table = Coordinator(SETTINGS)
     table.join(A, join(), 0.0)

@@ -156,3 +156,12 @@ def test_it_asks_no_banned_source_and_after_a_lie_only_committed_ones() -> None:
     committed = source(b"c", committed=True)
     choice = following(A, B, committed, banned=frozenset({b"a"}), verified_only=True)
     assert choice.next_step(0.0) == Take(committed)
+
+
+def test_it_asks_no_banned_source_and_says_so_when_it_joins() -> None:
+    choice = following(A, B, banned=frozenset({b"a"}))
+    assert choice.next_step(0.0) == Take(B)
+    choice.failed(b"b", SourceFailure.BROKEN, 0.0)
+    step = choice.next_step(0.2)
+    assert isinstance(step, JoinNow)
+    assert set(step.join.excluded) == {b"a", b"b"}
