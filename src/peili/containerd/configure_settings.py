@@ -74,6 +74,12 @@ def parse_target(url: str) -> str:
         host = check_registry(parts.netloc)
     except InvalidReference as error:
         raise InvalidConfigureSetting(f"mirror target {url!r}: {error}") from error
+    if host.startswith("["):
+        # "table key cannot contain ']'" (seen on 1.6.20 and 1.7.24): the upstream in that file would be lost too.
+        raise InvalidConfigureSetting(
+            f"mirror target {url!r}: containerd 1.6 and 1.7 ignore a whole hosts.toml that names an IPv6 address; "
+            "write http://localhost:PORT, which reaches it over IPv6 as well"
+        )
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 

@@ -394,3 +394,9 @@ def test_two_runs_at_once(root: Path) -> None:
     with locked(root):
         assert "another" in str(run(root).problems[0])
         assert "another" in str(cleanup(root).problems[0])
+
+
+def test_an_ipv6_target_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(InvalidConfigureSetting, match=r"localhost:PORT"):
+        configure(ConfigureSettings(tmp_path / "certs.d", ("http://[::1]:5000",)))
+    assert not (tmp_path / "certs.d").exists()
