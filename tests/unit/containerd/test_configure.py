@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peili.containerd.configure import cleanup, configure
+from peili.containerd.configure import InvalidConfigureSetting, cleanup, configure
 from peili.containerd.configure_settings import ConfigureSettings
 from peili.containerd.files import locked, write_atomic
 from peili.containerd.hosts import HostsFile, parse_hosts
