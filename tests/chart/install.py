@@ -1,0 +1,136 @@
+"""Install what the tests of the chart need: `python3 tests/chart/install.py`.
+
+helm, built by Go from its module into /var/cache/peili-test/bin (PEILI_TEST_CACHE). Needs only Python's standard
+library and the `go` program. What is there already stays; a second run takes a moment.
+
+Where helm cannot be had, the tests that need it are skipped and say so. With PEILI_REQUIRE_CONTAINERD=1, as in
+CI, that is a failure here, and there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+CACHE = Path(os.environ.get("PEILI_TEST_CACHE", "/var/cache/peili-test"))
+HELM = CACHE / "bin/helm"
+MODULE = "helm.sh/helm/v3/cmd/helm@v3.22.0"
+GO_PLACES = "/usr/local/go/bin:/usr/lib/go/bin:/usr/local/bin:/usr/bin"
+BUILD_TIMEOUT = 900.0  # seconds; helm brings much of Kubernetes along
+ATTEMPTS = 3
+PAUSE = 5.0  # seconds between attempts, times the number of the attempt
+
+
+class InstallError(Exception):
+    """helm cannot be had; the text says why."""
+
+
+def required() -> bool:
+    """Whether a test that cannot run is a failure."""
+    return os.environ.get("PEILI_REQUIRE_CONTAINERD") == "1"
+
+
+def version(helm: Path) -> str:
+    """What a helm says it is; raise InstallError where it does not run, or is not of version 3."""
+    try:
+        done = subprocess.run(
+            [helm, "version", "--short"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstallError(f"{helm} does not run: {error}") from error
+    said = done.stdout.strip()
+    if done.returncode or not re.match(r"v3\.", said):
+        raise InstallError(f"{helm} is no helm 3: {said or done.stderr.strip()[:200]}")
+    return said
+
+
+def find_helm() -> Path:
+    """The helm to use: ours, else the one on the path; raise InstallError."""
+    try:
+        version(HELM)
+    except InstallError as error:
+        other = shutil.which("helm")
+        if other is None:
+            raise InstallError(f"{error}; run tests/chart/install.py") from error
+        version(Path(other))
+        return Path(other)
+    return HELM
+
+
+def find_go() -> str:
+    """The go program; raise InstallError."""
+    go = shutil.which("go") or shutil.which("go", path=GO_PLACES)
+    if go is None:
+        raise InstallError("no go program, which builds helm")
+    return go
+
+
+def build() -> None:
+    """Build helm; raise InstallError."""
+    go = find_go()
+    HELM.parent.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "GOBIN": str(HELM.parent), "CGO_ENABLED": "0"}
+    environment.setdefault("HOME", str(CACHE))
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            done = subprocess.run(
+                [go, "install", "-trimpath", "-ldflags=-s -w", MODULE],
+                check=False,
+                env=environment,
+                cwd=HELM.parent,
+                capture_output=True,
+                text=True,
+                timeout=BUILD_TIMEOUT,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise InstallError(f"go install {MODULE}: {error}") from error
+        if done.returncode == 0:
+            return
+        said = " | ".join(done.stderr.strip().splitlines()[-4:])
+        print(f"peili-test: go install, attempt {attempt} of {ATTEMPTS}: {said}", flush=True)
+        time.sleep(PAUSE * attempt)
+    raise InstallError(f"go install {MODULE} failed {ATTEMPTS} times: {said}")
+
+
+def install() -> str:
+    """Have a helm; return its version; raise InstallError."""
+    try:
+        return version(find_helm())
+    except InstallError:
+        pass
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with (CACHE / "lock.chart").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not HELM.exists():
+                print(f"peili-test: building {MODULE}, which takes a few minutes", flush=True)
+                build()
+    except OSError as error:
+        raise InstallError(f"{CACHE}: {error.strerror}") from error
+    return version(HELM)
+
+
+def main() -> int:
+    """Install, print the version, and return the exit status."""
+    try:
+        print(f"peili-test: helm {install()}")
+    except InstallError as error:
+        print(f"peili-test: helm cannot be had, so the tests of the chart are skipped: {error}", file=sys.stderr)
+        return 1 if required() else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
