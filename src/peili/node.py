@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -101,6 +101,7 @@ class Node:
         self._client = Client()
         self._poison = Poison()
         self._keeper: Keeper | None = None
+        self._slots: Slots | None = None
         self._registry = Server(self._registry_endpoint().handle, on_error=_log_error)
         self._operations = Server(self._operations_endpoint().handle, on_error=_log_error)
         self._state = _State()
@@ -211,11 +212,15 @@ class Node:
             await trio.sleep(0.2)
 
     async def _announce_store(self) -> None:
-        """Say when the store stops answering, why, and when it answers again."""
-        said = ""
+        """Say when the store stops answering, why, and when it answers again; heed its limit of downloads."""
+        said, slots = "", 0
         while True:
             await trio.sleep(_LOOK_AT_STORE)
-            problem = self._store.statistics().problem
+            statistics = self._store.statistics()
+            problem = statistics.problem
+            if self._slots is not None and statistics.download_slots != slots:
+                slots = statistics.download_slots
+                self._slots.limit(slots)
             if problem != said and self._state.synchronised:
                 said = problem
                 if problem:
@@ -250,7 +255,7 @@ class Node:
         settings, coordination = self._settings, self._coordination
         if settings.follow is None or coordination is None:
             return None
-        slots = Slots(settings.follow)
+        self._slots = slots = Slots(replace(settings.follow, slots=0))  # until containerd's version is known
         self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.metrics)
         sources = SourceAsker(self._client, self._peer_requests().headers, silence=settings.stall_timeout)
         tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.metrics)

@@ -143,9 +143,7 @@ def check_router_protocol(
             "provider records of Spegel's nodes may name any address: say with --peer-network CIDR where peers are"
         )
     if protocol is RouterProtocol.SPEGEL and has_secret:
-        raise InvalidSetting(
-            "Spegel's nodes cannot be members: no --cluster-secret-file while there are any"
-        )
+        raise InvalidSetting("Spegel's nodes cannot be members: no --cluster-secret-file while there are any")
     return protocol
 
 

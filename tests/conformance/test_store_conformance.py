@@ -224,7 +224,9 @@ async def test_statistics_count_what_is_offered(under_test: StoreUnderTest) -> N
         found = store.statistics()
     kinds = list(contents_by_kind(INDEX).values())
     expected = {kind: kinds.count(kind) for kind in Kind} | {Kind.TAG: 1}
-    assert found == StoreStatistics(found.kind, found.detail, True, True, "", expected, INDEX.size)
+    assert found == StoreStatistics(
+        found.kind, found.detail, True, True, "", expected, INDEX.size, found.download_slots
+    )
     assert found.detail
 
 

@@ -50,6 +50,15 @@ class Slots:
         self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._next = 0
 
+    def limit(self, slots: int) -> None:
+        """How many downloads containerd runs at once over all pulls, now that its version is known; 0: no limit."""
+        self._slots = slots
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is such a limit."""
+        return self._slots > 0
+
     def hold(self, key: bytes, now: float) -> int:
         """A response begins to wait; return its number for the other methods."""
         self._next += 1

@@ -88,7 +88,7 @@ class Follower:
             now,
             offset=offset,
             total=own.total,
-            burden=self._keeper.leads,
+            burden=self._burden(),
             port=self._port,
             zone=self._zone,
             banned=banned,
@@ -125,10 +125,14 @@ class Follower:
             0,
             own.total,
             excluded=excluded[-8:],
-            burden=self._keeper.leads,
+            burden=self._burden(),
             port=self._port,
             zone=self._zone,
         )
+
+    def _burden(self) -> int:
+        """Leads are spread over the nodes, except where downloads wait for each other on one node (2.1 and newer)."""
+        return 0 if self._tree.slots.limited else self._keeper.leads
 
     async def _take_small(self, source: Source, target: ContentTarget) -> Whole | None:
         provider = Provider(source.peer.id.hex(), source.peer.host, source.peer.port, source.peer.zone)

@@ -175,7 +175,9 @@ class _Watch:
         started = trio.current_time()
         blob = keeper._store.growing(self._digest)
         size = blob.size() if blob is not None else None
-        watch = GrowthWatch(started, lapse=settings.lapse, stall=settings.stall, size=size)
+        # Where all pulls of a node share a few downloads, the lead may have to wait for one, and says so meanwhile.
+        lapse = settings.queued if keeper._slots.limited else settings.lapse
+        watch = GrowthWatch(started, lapse=lapse, stall=settings.stall, size=size)
         try:
             while True:
                 if blob is None:
@@ -184,7 +186,7 @@ class _Watch:
                 state = watch.observe(now, _size_of(blob), committed=self._is_committed(blob))
                 if state.over:
                     return Outcome.COMMITTED if state is Growth.COMMITTED else Outcome.VANISHED
-                if now - (watch.last_growth or started) > _GRACE:
+                if now - (watch.last_growth or started) > lapse + _GRACE:
                     return Outcome.GAVE_UP
                 await self._tell(watch, state, blob, now)
                 await self._wait(blob, watch.size)
@@ -203,8 +205,9 @@ class _Watch:
             self._lapsed = True
             self._keeper._slots.lead_over(self._key)
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
-        elif watch.grew and now >= self._renew_at:
-            self._keeper._slots.lead_over(self._key)
+        elif (watch.grew or (self._keeper._slots.limited and not self._lapsed)) and now >= self._renew_at:
+            if watch.grew:
+                self._keeper._slots.lead_grew(self._key)
             total = blob.total if blob is not None else 0
             answer = await self._keeper._coordination.ask(Renew(self._key, watch.size, total))
             pause = (

@@ -105,6 +105,7 @@ class StoreStatistics:
     problem: str  # why it does not answer, for the operator; empty when it does
     keys: dict[Kind, int]  # how many keys of each kind are held
     bytes: int  # the sum of the sizes of the blobs held
+    download_slots: int = 0  # how many downloads go on at once over all pulls of this node; 0: no such limit
 
 
 @dataclass(frozen=True, slots=True)

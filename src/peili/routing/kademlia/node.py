@@ -188,6 +188,10 @@ class KademliaRouter:
                 nursery.start_soon(self._joining.run)
                 nursery.start_soon(self._watch_rounds)
                 task_status.started()
+                try:
+                    await trio.sleep_forever()
+                finally:  # before the tasks end: the host, which outlives them, must start no more
+                    self._nursery = self._lookups.nursery = self._outbox.nursery = None
         finally:
             self._nursery = self._lookups.nursery = self._outbox.nursery = None
 

@@ -103,14 +103,14 @@ class ProviderSearch:
             elif hint not in self._tried and len(self._tried) < MOST_DIALS and self._nursery is not None:
                 self._tried.add(hint)
                 self._nursery.start_soon(self._verify, hint)
+                if self._knowledge.settings.believe_records:
+                    self._nursery.start_soon(self._believe_soon, hint)
         return len(self._yielded) > ENOUGH_PROVIDERS
 
     async def _verify(self, hint: Contact) -> None:
         contact, trusted = self._knowledge.best_known(hint)
         if self._knowledge.table.is_suspect(hint.id, trio.current_time()):
             return
-        if self._knowledge.settings.believe_records and self._nursery is not None:
-            self._nursery.start_soon(self._believe_soon, hint)
         try:
             async with self._dials:
                 self._take(await self._links.reach(contact))
