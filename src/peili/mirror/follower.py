@@ -131,7 +131,7 @@ class Follower:
         )
 
     def _burden(self) -> int:
-        """Leads are spread over the nodes, except where downloads wait for each other on one node (2.1 and newer)."""
+        """Leads are spread over the nodes, but not where downloads of one node wait for each other (2.1 on)."""
         return 0 if self._tree.slots.limited else self._keeper.leads
 
     async def _take_small(self, source: Source, target: ContentTarget) -> Whole | None:
