@@ -14,7 +14,7 @@ from peili.libp2p.multiaddr import Multiaddr
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.ping import ping
 from peili.members.certificate_mac import EXTENSION_OID, extension_value
-from tests.integration.js_libp2p.peer import install, js_peer
+from tests.integration.js_libp2p.peer import js_peer, require
 
 pytestmark = pytest.mark.slow
 ECHO = "/test/echo/1.0.0"
@@ -23,9 +23,7 @@ SIZE = 3 * 1024 * 1024  # bytes: many windows
 
 @pytest.fixture(autouse=True, scope="module")
 def _installed() -> None:
-    directory, problem = install()
-    if directory is None:
-        pytest.skip(problem)
+    require()
 
 
 async def echo(stream: Stream) -> None:

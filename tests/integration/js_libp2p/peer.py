@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 HERE = Path(__file__).parent
@@ -46,6 +48,15 @@ def install() -> tuple[Path | None, str]:
         return None, f"npm ci failed: {done.stderr.strip()[-500:]}"
     (target / "installed").touch()
     return target, ""
+
+
+def require() -> None:
+    """Skip the test where js-libp2p is not there; fail it where the integration tests are required."""
+    directory, problem = install()
+    if directory is None and os.environ.get("PEILI_REQUIRE_CONTAINERD") == "1":
+        pytest.fail(f"PEILI_REQUIRE_CONTAINERD=1, but there is no js-libp2p: {problem}", pytrace=False)
+    if directory is None:
+        pytest.skip(f"no js-libp2p: {problem}")
 
 
 class JsError(Exception):
