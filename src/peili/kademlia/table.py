@@ -149,6 +149,10 @@ class RoutingTable:
         """Whether the last attempt failed lately (also for peers that are not in the table)."""
         return self._suspects.recent(peer_id, now)
 
+    def failed_last(self, peer_id: bytes) -> bool:
+        """Whether the last attempt failed, however long ago: when it is heard again, it is back."""
+        return peer_id in self._suspects
+
     def _living(self) -> dict[int, _Entry]:
         """Members that are not suspect, by position; kept until such change, for every answer needs it."""
         if self._cache is None:

@@ -31,9 +31,11 @@ class Knowledge:
         if not link.speaks(self.settings.kad_protocol):
             return
         now = trio.current_time()
-        was_suspect = self.table.is_suspect(link.id, now)
+        # Not `is_suspect`, which forgives after a minute: a peer that was slow for longer has missed what it was
+        # told meanwhile, and is to be told again.
+        was_away = self.table.failed_last(link.id)
         self.records.heard(link.id)
-        if self.table.heard(link.contact(), now) or was_suspect:
+        if self.table.heard(link.contact(), now) or was_away:
             self.on_member(link)
 
     def failed(self, peer_id: bytes) -> None:
