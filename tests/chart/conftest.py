@@ -34,6 +34,16 @@ def helm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> Path:
+    """The promtool program."""
+    try:
+        return install.find_promtool()
+    except install.InstallError as error:
+        give_up(f"no promtool: {error}; run tests/chart/install.py")
+        raise
+
+
+@pytest.fixture(scope="session")
 def yaml_reader() -> None:
     """Needs what the Kubernetes schemas come with."""
     for module in ("yaml", "kubernetes_validate"):

@@ -1,9 +1,10 @@
 """Install what the tests of the chart need: `python3 tests/chart/install.py`.
 
-helm, built by Go from its module into /var/cache/peili-test/bin (PEILI_TEST_CACHE). Needs only Python's standard
-library and the `go` program. What is there already stays; a second run takes a moment.
+helm, built by Go from its module, and promtool out of Debian's package prometheus (which is not installed), both
+into /var/cache/peili-test/bin (PEILI_TEST_CACHE). Needs only Python's standard library, `go` and `apt-get`. What is
+there already stays; a second run takes a moment.
 
-Where helm cannot be had, the tests that need it are skipped and say so. With PEILI_REQUIRE_CONTAINERD=1, as in
+Where one cannot be had, the tests that need it are skipped and say so. With PEILI_REQUIRE_CONTAINERD=1, as in
 CI, that is a failure here, and there.
 """
 
@@ -15,11 +16,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 CACHE = Path(os.environ.get("PEILI_TEST_CACHE", "/var/cache/peili-test"))
 HELM = CACHE / "bin/helm"
+PROMTOOL = CACHE / "bin/promtool"
 MODULE = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 GO_PLACES = "/usr/local/go/bin:/usr/lib/go/bin:/usr/local/bin:/usr/bin"
 BUILD_TIMEOUT = 900.0  # seconds; helm brings much of Kubernetes along
@@ -28,7 +32,7 @@ PAUSE = 5.0  # seconds between attempts, times the number of the attempt
 
 
 class InstallError(Exception):
-    """helm cannot be had; the text says why."""
+    """A program cannot be had; the text says why."""
 
 
 def required() -> bool:
@@ -68,6 +72,53 @@ def find_helm() -> Path:
     return HELM
 
 
+def find_promtool() -> Path:
+    """The promtool to use: ours, else the one on the path; raise InstallError."""
+    other = shutil.which("promtool")
+    if PROMTOOL.exists() or other is None:
+        run(PROMTOOL, "--version")
+        return PROMTOOL
+    return Path(other)
+
+
+def run(program: str | Path, *arguments: str | Path, timeout: float = 300.0, cwd: Path | None = None) -> None:
+    """Run a program to its end; raise InstallError with its last words."""
+    command = [str(program), *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise InstallError(f"{program}: {error}") from error
+    if done.returncode:
+        said = " | ".join((done.stderr or done.stdout).strip().splitlines()[-4:])
+        raise InstallError(f"{' '.join(command[:3])} … ended with {done.returncode}: {said}")
+
+
+def fetch_promtool() -> None:
+    """Take promtool out of Debian's package; raise InstallError."""
+    with tempfile.TemporaryDirectory(prefix="prometheus-", dir=CACHE) as name:
+        work = Path(name)
+        work.chmod(0o755)  # apt drops root for downloads
+        try:
+            run("apt-get", "download", "-q", "prometheus", cwd=work)
+        except InstallError:  # lists that were never fetched, or are old
+            run("apt-get", "update", "-q")
+            run("apt-get", "download", "-q", "prometheus", cwd=work)
+        package = next(work.glob("prometheus_*.deb"), None)
+        if package is None:
+            raise InstallError("apt fetched no prometheus")
+        run("dpkg-deb", "-x", package, work / "tree")
+        PROMTOOL.parent.mkdir(parents=True, exist_ok=True)
+        (work / "tree/usr/bin/promtool").rename(PROMTOOL)
+
+
 def find_go() -> str:
     """The go program; raise InstallError."""
     go = shutil.which("go") or shutil.which("go", path=GO_PLACES)
@@ -78,7 +129,10 @@ def find_go() -> str:
 
 def build() -> None:
     """Build helm; raise InstallError."""
+    if HELM.exists():
+        return  # somebody else was faster
     go = find_go()
+    print(f"peili-test: building {MODULE}, which takes a few minutes", flush=True)
     HELM.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "GOBIN": str(HELM.parent), "CGO_ENABLED": "0"}
     environment.setdefault("HOME", str(CACHE))
@@ -104,32 +158,33 @@ def build() -> None:
     raise InstallError(f"go install {MODULE} failed {ATTEMPTS} times: {said}")
 
 
-def install() -> str:
-    """Have a helm; return its version; raise InstallError."""
+def install(find: Callable[[], Path], make: Callable[[], None]) -> Path:
+    """Have a program, made where it is not there; raise InstallError."""
     try:
-        return version(find_helm())
+        return find()
     except InstallError:
         pass
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         with (CACHE / "lock.chart").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not HELM.exists():
-                print(f"peili-test: building {MODULE}, which takes a few minutes", flush=True)
-                build()
+            make()
     except OSError as error:
         raise InstallError(f"{CACHE}: {error.strerror}") from error
-    return version(HELM)
+    return find()
 
 
 def main() -> int:
-    """Install, print the version, and return the exit status."""
-    try:
-        print(f"peili-test: helm {install()}")
-    except InstallError as error:
-        print(f"peili-test: helm cannot be had, so the tests of the chart are skipped: {error}", file=sys.stderr)
-        return 1 if required() else 0
-    return 0
+    """Install, print what there is, and return the exit status."""
+    problems = []
+    for name, find, make in (("helm", find_helm, build), ("promtool", find_promtool, fetch_promtool)):
+        try:
+            print(f"peili-test: {name}: {install(find, make)}", flush=True)
+        except InstallError as error:
+            problems.append(f"{name} cannot be had, so tests of the chart are skipped: {error}")
+    for problem in problems:
+        print(f"peili-test: {problem}", file=sys.stderr)
+    return 1 if problems and required() else 0
 
 
 if __name__ == "__main__":

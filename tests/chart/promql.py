@@ -17,7 +17,20 @@ _TOKEN = re.compile(
 _GROUPING = frozenset({"by", "without", "on", "ignoring", "group_left", "group_right"})
 _OPERATORS = frozenset({"and", "or", "unless", "bool", "offset", "inf", "nan"})
 FUNCTIONS = frozenset(
-    {"sum", "count", "min", "max", "avg", "rate", "increase", "changes", "histogram_quantile", "time", "topk"}
+    {
+        "sum",
+        "count",
+        "min",
+        "max",
+        "avg",
+        "rate",
+        "increase",
+        "changes",
+        "histogram_quantile",
+        "time",
+        "topk",
+        "vector",
+    }
 )
 
 
