@@ -1,4 +1,4 @@
-"""The demo's writer of blobs and its puller: what peers can follow is there while a pull runs, and gone after it."""
+"""The demo's writer of blobs and its puller: what peers can follow is there during a pull, and gone after it."""
 
 from __future__ import annotations
 
