@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any
 
 import structlog
@@ -22,7 +21,6 @@ from peili.members.membership import Membership
 from peili.members.peer_requests import PeerRequests
 from peili.members.request_mac import MEMBER_HEADER
 from peili.mirror.attempt import Asker
-from peili.mirror.commits import is_received, watch_commits
 from peili.mirror.explain import Explainer
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
@@ -33,6 +31,7 @@ from peili.mirror.keeper import Keeper
 from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
+from peili.mirror.verdicts import PeerIds, Verdicts
 from peili.observe.health import Health, Readiness, decide_readiness
 from peili.observe.log import log_request
 from peili.observe.metrics import Metrics
@@ -48,6 +47,7 @@ from peili.registry.gate import MIRRORED_HEADER, SPEGEL_MIRRORED_HEADER, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
 from peili.registry.uploads import Uploads
+from peili.routing.peer_ids import raw_id, text_id
 from peili.routing.protocol import Coordination, Router
 from peili.settings import RouterProtocol, RunSettings
 from peili.store.protocol import Store
@@ -100,6 +100,7 @@ class Node:
         )
         self._client = Client()
         self._poison = Poison()
+        self._verdicts = Verdicts(store, self._poison, self.metrics, PeerIds(to_bytes=raw_id, to_text=text_id))
         self._keeper: Keeper | None = None
         self._slots: Slots | None = None
         self._registry = Server(self._registry_endpoint().handle, on_error=_log_error)
@@ -194,7 +195,7 @@ class Node:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._store.run)
                 nursery.start_soon(watch_upstream, self._store, self.recent, self.metrics.missed)
-                nursery.start_soon(watch_commits, self._store, self._mirror.committed)
+                await nursery.start(self._verdicts.run)
                 await nursery.start(keep_provided, self._store, self._router, self._policy.offers)
                 self._state.synchronised = True
 
@@ -238,14 +239,14 @@ class Node:
         self._explainer = Explainer(
             self._store, self._router, lookup, self._policy, timeout=settings.resolve_timeout
         )
-        self._mirror = mirror = Mirror(
+        mirror = Mirror(
             lookup,
             history,
             GiveUps(),
             self.metrics,
+            self._verdicts,
             stall_timeout=stall,
             follower=follower,
-            receives=partial(is_received, self._store),
         )
         uploads = Uploads(settings.max_uploads)
         return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads, self._admit)

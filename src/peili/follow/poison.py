@@ -1,26 +1,31 @@
-"""Sources that may have given wrong bytes: bytes of a growing blob are verified only when containerd commits them.
+"""Sources whose bytes this node's containerd threw away: it verifies them only when it has them all.
 
 If a body was relayed completely and its ingest vanished with no commit, or the digest is asked for again from 0,
-its unverified sources are banned for this digest: what comes next is from committed ones or from upstream. Pure.
+the sources are banned for this digest. Sources that were still receiving it themselves are blamed first; what they
+had may have come from elsewhere. One that says that it has verified the bytes, and alone gave a whole body that was
+wrong, lies or has a broken disk: it is banned for every digest, or it would cost a failed pull for each. Pure.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 MAX_PULLS: Final = 1024  # remembered; the oldest go first
-MAX_SOURCES: Final = 32  # of one pull
+MAX_SOURCES: Final = 32  # of one pull, of each kind
 MAX_BANS: Final = 4096  # digests
+MAX_LIARS: Final = 1024
 BAN_SECONDS: Final = 600.0
 PULL_SECONDS: Final = 600.0  # how long the sources of a pull are remembered
+TRIES: Final = 2  # bodies of a digest that were thrown away; then it is left to upstream
 
 
 @dataclass(slots=True)
 class _Pull:
     until: float
-    sources: set[bytes] = field(default_factory=set)
+    unverified: set[bytes] = field(default_factory=set)
+    committed: set[bytes] = field(default_factory=set)  # by their own word
     complete: bool = False
 
 
@@ -28,6 +33,7 @@ class _Pull:
 class _Ban:
     until: float
     sources: set[bytes]
+    times: int
 
 
 class Poison:
@@ -37,6 +43,7 @@ class Poison:
         self._ban_seconds = ban_seconds
         self._pulls: OrderedDict[bytes, _Pull] = OrderedDict()
         self._bans: OrderedDict[bytes, _Ban] = OrderedDict()
+        self._liars: OrderedDict[bytes, float] = OrderedDict()  # banned for everything, until when
 
     def asked(self, key: bytes, offset: int, now: float) -> frozenset[bytes]:
         """containerd asks for this digest from this offset: return the sources that are banned for it.
@@ -48,16 +55,14 @@ class Poison:
         return self.banned(key, now)
 
     def relayed(self, key: bytes, source: bytes, now: float, *, committed: bool) -> None:
-        """Bytes of this source went to containerd. A committed source's own containerd has checked them."""
-        if committed:
-            return
+        """Bytes of this source went to containerd; `committed`: it says that they are verified."""
         pull = self._live_pull(key, now)
         if pull is None:
             pull = self._pulls[key] = _Pull(now + PULL_SECONDS)
-            while len(self._pulls) > MAX_PULLS:
-                self._pulls.popitem(last=False)
-        if len(pull.sources) < MAX_SOURCES:
-            pull.sources.add(source)
+            _bound(self._pulls, MAX_PULLS)
+        sources = pull.committed if committed else pull.unverified
+        if len(sources) < MAX_SOURCES:
+            sources.add(source)
         pull.until = now + PULL_SECONDS
         self._pulls.move_to_end(key)
 
@@ -81,26 +86,42 @@ class Poison:
         if pull is None or (complete_only and not pull.complete):
             return frozenset()
         del self._pulls[key]
-        ban = self._bans.pop(key, None)
-        sources = pull.sources | (ban.sources if ban is not None and now < ban.until else set())
-        self._bans[key] = _Ban(now + self._ban_seconds, set(sorted(sources)[: 4 * MAX_SOURCES]))
-        while len(self._bans) > MAX_BANS:
-            self._bans.popitem(last=False)
-        return frozenset(pull.sources)
+        blamed = frozenset(pull.unverified or pull.committed)
+        until, ban = now + self._ban_seconds, self._live_ban(key, now)
+        if pull.complete and not pull.unverified and len(blamed) == 1:
+            (liar,) = blamed
+            self._liars.pop(liar, None)
+            self._liars[liar] = until
+            _bound(self._liars, MAX_LIARS)
+        sources = blamed | (ban.sources if ban is not None else set())
+        times = (ban.times if ban is not None else 0) + 1
+        self._bans.pop(key, None)
+        self._bans[key] = _Ban(until, set(sorted(sources)[: 4 * MAX_SOURCES]), times)
+        _bound(self._bans, MAX_BANS)
+        return blamed
 
     def banned(self, key: bytes, now: float) -> frozenset[bytes]:
-        """Who may not be followed for this digest."""
-        ban = self._bans.get(key)
-        if ban is None:
-            return frozenset()
-        if now >= ban.until:
-            del self._bans[key]
-            return frozenset()
-        return frozenset(ban.sources)
+        """Who may not be asked for this digest."""
+        while self._liars and now >= next(iter(self._liars.values())):
+            self._liars.popitem(last=False)
+        ban = self._live_ban(key, now)
+        return frozenset(self._liars).union(ban.sources if ban is not None else ())
 
     def verified_only(self, key: bytes, now: float) -> bool:
         """Whether only committed sources may serve it: lied to once, we try no other unverified one."""
-        return bool(self.banned(key, now))
+        return self._live_ban(key, now) is not None
+
+    def is_hopeless(self, key: bytes, now: float) -> bool:
+        """Whether this digest is better left to upstream: several were wrong about it."""
+        ban = self._live_ban(key, now)
+        return ban is not None and ban.times >= TRIES
+
+    def _live_ban(self, key: bytes, now: float) -> _Ban | None:
+        ban = self._bans.get(key)
+        if ban is not None and now >= ban.until:
+            del self._bans[key]
+            return None
+        return ban
 
     def _live_pull(self, key: bytes, now: float) -> _Pull | None:
         pull = self._pulls.get(key)
@@ -108,3 +129,11 @@ class Poison:
             del self._pulls[key]
             return None
         return pull
+
+
+_V = TypeVar("_V")
+
+
+def _bound(entries: OrderedDict[bytes, _V], most: int) -> None:
+    while len(entries) > most:
+        entries.popitem(last=False)

@@ -96,7 +96,9 @@ class Follower:
         )
         self._keeper.hold(target.digest)
         try:
-            ending = await HeldResponse(self._tree, exchange, target, key, choice, offset=offset).run()
+            received = own.total > 0
+            held = HeldResponse(self._tree, exchange, target, key, choice, offset=offset, received=received)
+            ending = await held.run()
         finally:
             self._keeper.release(target.digest)
         if not ending.reason:

@@ -55,8 +55,18 @@ class HeldResponse:
     """Answers one request for a blob, from `offset` to the end, with bytes of peers."""
 
     def __init__(
-        self, tree: Tree, exchange: Exchange, target: BlobTarget, key: bytes, choice: SourceChoice, *, offset: int
+        self,
+        tree: Tree,
+        exchange: Exchange,
+        target: BlobTarget,
+        key: bytes,
+        choice: SourceChoice,
+        *,
+        offset: int,
+        received: bool,
     ) -> None:
+        """`received`: containerd writes it to its store, so that it commits it or throws it away."""
+        self._received = received
         self._tree = tree
         self._exchange = exchange
         self._target = target
@@ -207,7 +217,8 @@ class HeldResponse:
             self._gone = error
         finally:
             moved = before - self._sink.remaining
-            if moved:
+            # A source whose reader left in the middle has shown nothing, unless its bytes are unverified anyway.
+            if moved and self._received and (self._gone is None or not stream.committed):
                 self._tree.poison.relayed(self._key, peer_id, trio.current_time(), committed=stream.committed)
             if not stream.committed:
                 self._tree.observer.followed_bytes(moved)

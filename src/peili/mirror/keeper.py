@@ -8,6 +8,7 @@ right.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Protocol
 
 import trio
@@ -45,6 +46,10 @@ class FollowObserver(Protocol):
 
     def left_to_upstream(self, reason: str) -> None:
         """A pull that could have followed goes upstream."""
+        ...
+
+    def thrown_away(self, digest: Digest, providers: Collection[str]) -> None:
+        """containerd threw away what it received of this digest from these peers: its bytes were wrong."""
         ...
 
     def followed_bytes(self, count: int) -> None:
@@ -144,7 +149,9 @@ class Keeper:
                 if outcome is Outcome.COMMITTED:
                     self._poison.committed(key)
                 elif outcome is Outcome.VANISHED:
-                    self._poison.vanished(key, trio.current_time())
+                    blamed = self._poison.vanished(key, trio.current_time())
+                    if blamed:
+                        self._observer.thrown_away(digest, [source.hex() for source in blamed])
                 await self._leave(digest, outcome)
         finally:
             if self._scopes.get(digest) is scope:

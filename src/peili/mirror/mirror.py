@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -11,12 +10,12 @@ from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
 from peili.mirror.attempt import Stream, Wanted, Whole
-from peili.mirror.distrust import Distrust
 from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer
+from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
 from peili.oci.key import Key
@@ -46,18 +45,13 @@ class Mirror:
         history: History,
         giveups: GiveUps,
         observer: Observer,
+        verdicts: Verdicts,
         *,
         stall_timeout: float,
         follower: Follower | None = None,
-        receives: Callable[[Digest], bool] = lambda digest: False,
     ) -> None:
-        """Without a follower only committed content is shared.
-
-        `receives`: whether this node's containerd has begun to write this digest. What others ask for (a test, a
-        curious operator) is never committed, and says nothing about the peers' bytes.
-        """
-        self._receives = receives
-        self._distrust = Distrust()
+        """Without a follower only committed content is shared."""
+        self._verdicts = verdicts
         self._follower = follower
         self._lookup = lookup
         self._history = history
@@ -153,20 +147,14 @@ class Mirror:
         else:
             await self._send_stream(exchange, key, wanted, outcome.answer, trace)
 
-    def committed(self, digest: Digest) -> None:
-        """The store has this digest now: the bytes were right."""
-        self._distrust.committed(digest)
-
     def _banned(self, wanted: Wanted) -> frozenset[str] | None:
         """Whose bytes containerd threw away before; None where upstream is to give them."""
-        digest, now = wanted.target.digest, trio.current_time()
+        digest = wanted.target.digest
         if digest is None:
             return frozenset()
         if not wanted.head_only and (wanted.range is None or wanted.range == RangeRequest(0)):
-            blamed = self._distrust.asked_from_start(digest, now)
-            if blamed:
-                self._observer.thrown_away(digest, blamed)
-        return None if self._distrust.is_hopeless(digest, now) else self._distrust.banned(digest, now)
+            self._verdicts.asked_from_start(digest)
+        return self._verdicts.banned(digest)
 
     async def _send_stream(
         self, exchange: Exchange, key: Key, wanted: Wanted, stream: Stream, trace: Trace
@@ -184,9 +172,21 @@ class Mirror:
         await self._relay(sink, key, wanted, stream, trace)
 
     async def _relay(self, sink: Sink, key: Key, wanted: Wanted, stream: Stream, trace: Trace) -> None:
-        """Relay the body, from one provider after another; return early when nobody is left."""
+        """Relay the body, from one provider after another, and have containerd's verdict on it remembered."""
         descriptor, stop = stream.descriptor, stream.span.stop
-        received = self._receives(descriptor.digest)
+        received = self._verdicts.open(descriptor.digest)
+        try:
+            await self._relay_from_all(sink, key, wanted, stream, trace, remember=received is not None)
+        finally:
+            if received is not None:
+                complete = not sink.remaining and stop == descriptor.size
+                self._verdicts.ended(descriptor.digest, received, complete=complete)
+
+    async def _relay_from_all(
+        self, sink: Sink, key: Key, wanted: Wanted, stream: Stream, trace: Trace, *, remember: bool
+    ) -> None:
+        """Relay until the body is whole; return early when nobody is left."""
+        descriptor, stop = stream.descriptor, stream.span.stop
         used: set[str] = set()
         while True:
             before = sink.remaining
@@ -195,8 +195,8 @@ class Mirror:
                     await sink.relay(response.source, sink.remaining, stall_timeout=self._stall_timeout)
                 except (SourceEnded, SourceStalled) as error:
                     self._blame(stream, error)
-            if received and sink.remaining < before:
-                self._remember_source(stream, whole=stop - sink.remaining == descriptor.size)
+            if remember and sink.remaining < before:
+                self._verdicts.relayed(descriptor.digest, stream.provider.peer_id)
             if not sink.remaining:
                 return
             used.add(stream.provider.peer_id)
@@ -218,7 +218,7 @@ class Mirror:
     ) -> Stream | None:
         """Another provider's stream of exactly the missing bytes, or None."""
         missing = RangeRequest(offset, stop - 1) if (offset, stop) != (0, before.descriptor.size) else None
-        banned = self._distrust.banned(before.descriptor.digest, trio.current_time())
+        banned = self._verdicts.banned(before.descriptor.digest) or frozenset()
         outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used | banned)
         if not isinstance(outcome, Found) or not isinstance(outcome.answer, Stream):
             return None
@@ -228,10 +228,6 @@ class Mirror:
             await stream.response.aclose()
             return None
         return stream
-
-    def _remember_source(self, stream: Stream, *, whole: bool) -> None:
-        peer_id, digest = stream.provider.peer_id, stream.descriptor.digest
-        self._distrust.relayed(digest, peer_id, trio.current_time(), complete=whole)
 
     def _blame(self, stream: Stream, error: SourceEnded | SourceStalled) -> None:
         kind = FailureKind.STALLED if isinstance(error, SourceStalled) else FailureKind.ENDED

@@ -6,7 +6,7 @@ import pytest
 
 from peili.follow.growth import Growth, GrowthWatch
 from peili.follow.message import Follow, Keep, Lead, Peer, Source, Wait
-from peili.follow.poison import BAN_SECONDS, MAX_BANS, MAX_PULLS, Poison
+from peili.follow.poison import BAN_SECONDS, MAX_BANS, MAX_LIARS, MAX_PULLS, TRIES, Poison
 from peili.follow.serving import Admission, admit
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import LAST_SLOT_SECONDS, MAX_REQUEUES, Slots, Verdict
@@ -146,15 +146,52 @@ def test_a_commit_forgives() -> None:
     assert not poison.asked(KEYS[0], 0, 1.0)
 
 
+def test_who_says_that_wrong_bytes_are_verified_is_banned_for_everything() -> None:
+    poison = Poison()
+    poison.relayed(KEYS[0], b"liar", 0.0, committed=True)
+    poison.completed(KEYS[0])
+    assert poison.vanished(KEYS[0], 1.0) == {b"liar"}
+    assert poison.banned(KEYS[0], 1.0) == poison.banned(KEYS[1], 1.0) == {b"liar"}
+    poison.committed(KEYS[0])
+    assert poison.banned(KEYS[1], 1.0) == {b"liar"}, "upstream had the right ones"
+    assert not poison.banned(KEYS[1], 1.0 + BAN_SECONDS)
+
+
+@pytest.mark.parametrize(("sources", "complete"), [((b"a", b"b"), True), ((b"a",), False)])
+def test_a_part_of_a_wrong_body_is_no_proof_of_lying(sources: tuple[bytes, ...], complete: bool) -> None:
+    poison = Poison()
+    for source in sources:
+        poison.relayed(KEYS[0], source, 0.0, committed=True)
+    if complete:
+        poison.completed(KEYS[0])
+    assert poison.asked(KEYS[0], 0, 1.0) == set(sources)
+    assert not poison.banned(KEYS[1], 1.0)
+
+
+def test_a_digest_that_several_were_wrong_about_is_left_to_upstream() -> None:
+    poison = Poison()
+    for number in range(TRIES):
+        assert not poison.is_hopeless(KEYS[0], 1.0)
+        poison.relayed(KEYS[0], b"%d" % number, 0.0, committed=number % 2 == 0)
+        poison.completed(KEYS[0])
+        poison.vanished(KEYS[0], 1.0)
+    assert poison.banned(KEYS[0], 1.0) == {b"%d" % number for number in range(TRIES)}
+    assert poison.is_hopeless(KEYS[0], 1.0)
+    assert not poison.is_hopeless(KEYS[1], 1.0)
+    assert not poison.is_hopeless(KEYS[0], 1.0 + BAN_SECONDS)
+
+
 def test_poison_is_bounded() -> None:
     poison = Poison()
     for number in range(MAX_BANS + 100):
         key = number.to_bytes(32)
-        poison.relayed(key, b"a", 0.0, committed=False)
+        poison.relayed(key, key, 0.0, committed=number % 3 != 1)
         if number % 2:
+            poison.completed(key)
             poison.asked(key, 0, 0.0)
     assert len(poison._pulls) <= MAX_PULLS
     assert len(poison._bans) <= MAX_BANS
+    assert len(poison._liars) <= MAX_LIARS
 
 
 # Serving
