@@ -293,12 +293,16 @@ async def _send_blob(
 async def _send_growing(
     exchange: Exchange, account: _Account, blob: GrowingBlob, wanted: RangeRequest | None, stall_timeout: float
 ) -> None:
-    """The head at once, the bytes as they arrive; where they end or stall the body ends early."""
-    growing = {GROWING_HEADER: str(blob.size())}
+    """The head at once, the bytes as they arrive; where they end or stall the body ends early.
+
+    What was committed a moment ago is verified, though the index does not know it yet: no header says growing.
+    """
+    committed = blob.committed()
+    growing = {} if committed else {GROWING_HEADER: str(blob.size())}
     span = await _span(exchange, account, blob.total, wanted, growing)
     if span is None:
         return
-    account.source, account.outcome = ByteSource.GROWING, Outcome.HIT
+    account.source, account.outcome = ByteSource.LOCAL if committed else ByteSource.GROWING, Outcome.HIT
     descriptor = Descriptor(blob.digest, OCTET_STREAM, blob.total)
     sink = await _start(exchange, descriptor, span, wanted, growing)
     if exchange.request.method != "GET":

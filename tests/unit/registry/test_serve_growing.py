@@ -185,6 +185,24 @@ async def test_what_is_committed_is_served_as_verified(tmp_path: Path) -> None:
         assert (await place.record()).source is ByteSource.LOCAL
 
 
+async def test_what_was_committed_a_moment_ago_is_served_as_verified(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with receiving(tmp_path) as place:
+        async with place.open("HEAD") as head:
+            assert "X-Peili-Growing" in head.headers
+        place.ingest.write(CONTENT[MEBIBYTE:])
+        place.ingest.commit()
+        monkeypatch.setattr(place.store, "descriptor", lambda digest: None)  # the index does not know it yet
+        async with place.open() as response:
+            assert "X-Peili-Growing" not in response.headers
+            assert DESCRIPTOR.digest.matches(await read(response))
+        with trio.fail_after(15):
+            while len(place.records) < 2:
+                await trio.sleep(0.001)
+        assert place.records[1].source is ByteSource.LOCAL
+
+
 async def test_a_pull_that_fails_ends_the_body_early_and_the_next_request_gets_404(tmp_path: Path) -> None:
     async with receiving(tmp_path) as place:
         async with place.open() as response:
