@@ -128,7 +128,7 @@ class Chart:
             self._known[key] = Rendered(tuple(load_all(said)))
         return self._known[key]
 
-    def run(self, *arguments: str | Path, stdin: str = "") -> str:
+    def run(self, *arguments: str | Path, stdin: str = "", kubeconfig: Path = Path("/dev/null")) -> str:
         """Run helm and return what it printed; raise RenderFailed with what it complained of."""
         homes = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
         done = subprocess.run(
@@ -138,7 +138,7 @@ class Chart:
             capture_output=True,
             text=True,
             timeout=HELM_TIMEOUT,
-            env={**os.environ, **homes, "KUBECONFIG": "/dev/null"},
+            env={**os.environ, **homes, "HOME": str(self.home), "KUBECONFIG": str(kubeconfig)},
         )
         if done.returncode:
             raise RenderFailed(done.stderr.strip())

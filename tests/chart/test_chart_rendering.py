@@ -52,6 +52,14 @@ def test_the_validation_sees_a_mistake(chart: Chart) -> None:
         validate(broken, versions()[-1])
 
 
+def test_names_that_look_like_numbers_stay_texts(chart: Chart) -> None:
+    rendered = chart.render({"nameOverride": "1"}, name="true", namespace="0123")
+    for one in rendered.objects:
+        validate(one, versions()[-1])
+        assert one["metadata"]["namespace"] == "0123"
+    assert rendered.mirror["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"] == "true"
+
+
 @every_scenario
 def test_objects_are_in_their_namespace_and_named_for_the_release(chart: Chart, values: Values) -> None:
     for one in chart.render(values, name="blue", namespace="images").objects:
