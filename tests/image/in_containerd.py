@@ -217,7 +217,7 @@ class Memory:
 
     def __str__(self) -> str:
         names = ("resident", "proportional", "charged", "most_charged", "limit")
-        return ", ".join(f"{name} {getattr(self, name) / (1 << 20):.1f} MiB" for name in names)
+        return ", ".join(f"{name} {getattr(self, name) / 1e6:.1f} MB" for name in names)
 
 
 def memory(node: ImageNode) -> Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
@@ -9,7 +10,8 @@ import re
 import tarfile
 from pathlib import Path
 
-from deploy import build_image, layout
+import pytest
+from deploy import build_image, layout, rootfs
 
 CONTAINERFILE = (build_image.HERE / "Containerfile").read_text()
 
@@ -92,3 +94,28 @@ def test_the_containerfile_names_no_architecture_and_installs_by_hash() -> None:
 
     assert not re.search(r"amd64|x86|arm|aarch|riscv", commands)
     assert "--require-hashes -r /build/run.txt" in commands
+
+
+def test_docstrings_go_and_everything_else_stays() -> None:
+    source = """'''A module.'''
+class Empty:
+    '''Only this.'''
+def work(value):
+    '''What it does.'''
+    assert value, "no value"
+    return '''kept'''
+async def nothing():
+    '''Only this.'''
+"""
+    tree = ast.parse(source)
+    rootfs.strip_docstrings(tree)
+    names: dict[str, object] = {}
+    exec(compile(tree, "module", "exec"), names)
+    work = names["work"]
+
+    assert names.get("__doc__") is None
+    assert [names[name].__doc__ for name in ("Empty", "work", "nothing")] == [None, None, None]
+    assert callable(work)
+    assert work(1) == "kept"
+    with pytest.raises(AssertionError, match="no value"):
+        work(0)
