@@ -25,6 +25,7 @@ from peili.routing.kademlia.signal import Signal
 from peili.routing.protocol import Provider
 
 ENOUGH_PROVIDERS: Final = 20  # then no further peer is asked
+HEAD_START: Final = 0.01  # seconds for providers of our own records before anybody is asked for more
 MOST_PROVIDERS: Final = 128  # of one search
 MOST_DIALS: Final = 32  # of one search; a record may name any address
 PARALLEL_DIALS: Final = 4  # of one search
@@ -84,6 +85,9 @@ class ProviderSearch:
                     self._nursery = nursery
                     known = self._knowledge.records.get(self._digest, trio.current_time(), self._knowledge.random)
                     self._consider(known)
+                    if any(not suspect for suspect, *_ in self._found):
+                        # Mostly one of them answers, and the lookup would only have been in its way.
+                        await trio.sleep(HEAD_START)
                     await self._lookups.run(kad_key(self._digest), MessageType.GET_PROVIDERS, self._consider)
                     self._nursery = None  # later answers start no dial
         finally:
