@@ -228,7 +228,7 @@ class Host:
             try:
                 connection = await self._establish(stream, remote, outbound=False, expected=None)
             finally:
-                self._admission.finish_handshake()
+                self._admission.finish_handshake(remote[0])
             await self._keep(connection)
         except DialError as error:
             _log.debug("refused a connection from %s: %s", remote[0], error)

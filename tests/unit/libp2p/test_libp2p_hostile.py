@@ -233,6 +233,20 @@ async def test_sockets_that_say_nothing_are_capped_and_closed_in_time(
     await works(net, node)
 
 
+async def test_two_addresses_cannot_fill_the_handshakes(net: Net) -> None:
+    node = await net.host()  # with the limits that it has in earnest
+    share = HostLimits().unauthenticated_per_address
+    assert 2 * share <= HostLimits().unauthenticated // 2
+    for address in ("127.0.0.2", "127.0.0.3"):
+        for number in range(2 * share):
+            transport = await trio.open_tcp_stream("127.0.0.1", node.port, local_address=address)
+            net.transports.append(transport)
+            if number >= share:
+                with trio.fail_after(5):
+                    await drained(transport)
+    await works(net, node)  # from 127.0.0.1, while both hold all that they can
+
+
 async def test_one_byte_now_and_then_is_not_enough(net: Net, autojump_clock: trio.testing.MockClock) -> None:
     node = await net.host()
     transport = await net.tcp(node)
