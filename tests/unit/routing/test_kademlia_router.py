@@ -178,6 +178,18 @@ async def test_the_same_zone_comes_first(cluster: Cluster) -> None:
         assert [provider.zone for provider in await find(a.router, KEY)] == ["z1", "z1", "z0", "z0"]
 
 
+async def test_equal_providers_come_in_random_order(cluster: Cluster) -> None:
+    a = await cluster.start(5000)
+    expected = {5001, 5002, 5003, 5004}
+    for port in expected:
+        running = await cluster.start(port)
+        await running.router.provide([KEY])
+    await until_found(a.router, expected)
+    orders = [tuple(provider.port for provider in await find(a.router, KEY)) for _ in range(40)]
+    assert {order[0] for order in orders} == expected
+    assert len(set(orders)) > 5
+
+
 async def test_a_node_with_nothing_to_serve_is_no_provider(cluster: Cluster) -> None:
     a, b = await cluster.start(5000), await cluster.start(0)
     await b.router.provide([KEY])
