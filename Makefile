@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench check unit lock clean protos
+.PHONY: dist image demo test bench check unit lock clean protos
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,12 @@ check: $(VENV)/.test  ## linters, types, import rules
 
 unit: $(VENV)/.test  ## everything that needs neither root nor containerd
 	$(BIN)/pytest -m "not containerd"
+
+dist: $(VENV)/.test  ## wheel and sdist, into dist/
+	$(BIN)/python deploy/dist.py
+
+image: $(VENV)/.test  ## the container image, without an image registry; as root, with Debian's mmdebstrap
+	$(BIN)/python deploy/build_image.py
 
 lock: $(VENV)/.test  ## pin again, with hashes, from requirements/*.in
 	$(BIN)/pip install -q uv

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -91,6 +92,8 @@ def debian(cache: Path, sources: Path | None) -> Path:
     """A Debian with python3, made once."""
     base = cache / SUITE
     if not base.exists():
+        if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
+            raise SystemExit("building the image takes root and Debian's package mmdebstrap")
         print(f"making a Debian {SUITE} with mmdebstrap", flush=True)
         with tempfile.TemporaryDirectory(prefix="base-", dir=cache) as name:
             tree = Path(name) / "tree"
