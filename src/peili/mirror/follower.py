@@ -5,17 +5,19 @@ Who asks whom is decided by the coordinators of a digest (peili.follow); this is
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import trio
 
 from peili.follow.message import Join, Source
 from peili.follow.source_choice import SourceChoice
-from peili.follow.wait import AskAgain, TakeFrom, next_step
+from peili.follow.wait import POLL, AskAgain, TakeFrom, next_step
 from peili.http.server import Exchange
 from peili.mirror.answer import SMALL_BLOB_SIZE
 from peili.mirror.attempt import Asker, Wanted, Whole
-from peili.mirror.failure import AttemptFailed
+from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.mirror.held import Ending, HeldResponse, Tree
 from peili.mirror.keeper import Keeper, follow_key
 from peili.oci.digest import Digest
@@ -53,6 +55,15 @@ class Follower:
         open_ended = wanted is None or (wanted.suffix is None and wanted.last is None)
         return target.digest is not None and open_ended and not head_only
 
+    @contextmanager
+    def holding(self, digest: Digest) -> Iterator[None]:
+        """While a request is answered, until it is known who goes on with it: others may wait for this node."""
+        self._keeper.hold(digest)
+        try:
+            yield
+        finally:
+            self._keeper.release(digest)
+
     async def answer_small(self, target: ContentTarget, digest: Digest) -> Whole | None:
         """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream."""
         started = trio.current_time()
@@ -62,16 +73,20 @@ class Follower:
             join = self._join(digest, own, tuple(excluded))
             self._tree.observer.joined()
             answer = await self._tree.coordination.ask(join)
+            self._tree.observer.told(join, answer)
             if answer is None:
                 return None
             limit = self._tree.settings.manifest_wait
             step = next_step(answer, trio.current_time(), started=started, limit=limit)
             if isinstance(step, TakeFrom):
                 whole = await self._take_small(step.source, target)
-                if whole is not None:
+                if isinstance(whole, Whole):
                     self._keeper.finish(digest)
                     return whole
-                excluded.append(step.source.peer.id)
+                if whole is FailureKind.NOT_FOUND and trio.current_time() < started + limit:
+                    await trio.sleep(POLL)  # its containerd has it, and its index hears of it in a moment
+                else:
+                    excluded.append(step.source.peer.id)
             elif isinstance(step, AskAgain):
                 await trio.sleep_until(step.at)
             else:
@@ -94,13 +109,9 @@ class Follower:
             banned=banned,
             verified_only=self._tree.poison.verified_only(key, now),
         )
-        self._keeper.hold(target.digest)
-        try:
-            received = own.total > 0
-            held = HeldResponse(self._tree, exchange, target, key, choice, offset=offset, received=received)
-            ending = await held.run()
-        finally:
-            self._keeper.release(target.digest)
+        received = own.total > 0
+        held = HeldResponse(self._tree, exchange, target, key, choice, offset=offset, received=received)
+        ending = await held.run()
         if not ending.reason:
             self._keeper.finish(target.digest)
         elif not ending.leading:
@@ -136,16 +147,16 @@ class Follower:
         """Leads are spread over the nodes, but not where downloads of one node wait for each other (2.1 on)."""
         return 0 if self._tree.slots.limited else self._keeper.leads
 
-    async def _take_small(self, source: Source, target: ContentTarget) -> Whole | None:
+    async def _take_small(self, source: Source, target: ContentTarget) -> Whole | FailureKind:
         provider = Provider(source.peer.id.hex(), source.peer.host, source.peer.port, source.peer.zone)
         try:
             answer = await self._small_asker.ask(provider, Wanted(target))
-        except AttemptFailed:
-            return None
+        except AttemptFailed as error:
+            return error.kind
         if isinstance(answer, Whole):
             return answer
         await answer.response.aclose()
-        return None
+        return FailureKind.LENGTH
 
     def _own(self, digest: Digest) -> Own:
         blob = self._store.growing(digest)

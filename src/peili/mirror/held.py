@@ -126,7 +126,7 @@ class HeldResponse:
         verdict = self._tree.slots.verdict(self._hold, now)
         if verdict is not Verdict.HOLD:
             self._ending.reason = "slots"
-            self._ending.requeue = verdict is Verdict.REQUEUE and self._sink is not None
+            self._ending.requeue = verdict is Verdict.REQUEUE and await self._has_head()
             return False
         with trio.move_on_at(min(until, now + _LOOK)):
             await self._changed.wait()
@@ -146,6 +146,7 @@ class HeldResponse:
     async def _ask(self, ask: Ask) -> None:
         self._tree.observer.joined()
         answer: Answer | None = await self._tree.coordination.ask(ask)
+        self._tree.observer.told(ask, answer)
         self._choice.answered(answer, trio.current_time())
         self._changed.set()
 
@@ -178,7 +179,7 @@ class HeldResponse:
             self._choice.failed(source.peer.id, SourceFailure.BROKEN, trio.current_time())
             return
         self._stream = stream
-        if self._sink is None and not await self._start(stream):
+        if self._sink is None and not await self._start(stream.total):
             return
         self._choice.taken(source, trio.current_time())
         self._ending.sources.append(f"{source.peer.host}:{source.peer.port}")
@@ -186,13 +187,19 @@ class HeldResponse:
         self._relayed, self._relay_ended = source, trio.Event()
         nursery.start_soon(self._relay, stream, self._relay_ended)
 
-    async def _start(self, stream: GrowingStream) -> bool:
+    async def _has_head(self) -> bool:
+        """Have the head go out, where our own ingest tells the size: a head without a body means ask again."""
+        if self._sink is None and self._choice.total > self._first:
+            await self._start(self._choice.total)
+        return self._sink is not None
+
+    async def _start(self, total: int) -> bool:
         """The head goes out at once: containerd waits for bytes with patience, for a head it need not."""
-        self._total = stream.total
-        self._choice.know_total(stream.total)
-        span = Span(self._first, stream.total)
+        self._total = total
+        self._choice.know_total(total)
+        span = Span(self._first, total)
         part = span if self._first else None
-        descriptor = Descriptor(self._target.digest, OCTET_STREAM, stream.total)
+        descriptor = Descriptor(self._target.digest, OCTET_STREAM, total)
         headers = Headers.of(content_headers(descriptor, part))
         try:
             self._sink = await self._exchange.start(200 if part is None else 206, headers, span.length)

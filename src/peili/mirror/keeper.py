@@ -14,7 +14,7 @@ from typing import Protocol
 import trio
 
 from peili.follow.growth import Growth, GrowthWatch
-from peili.follow.message import Keep, Leave, Outcome, Renew
+from peili.follow.message import Answer, Ask, Keep, Leave, Outcome, Renew
 from peili.follow.poison import Poison
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import Slots
@@ -27,6 +27,8 @@ MAXIMUM_KEPT = 256  # digests at once; a node pulls a few images at a time
 _LOOK = 0.02  # seconds between two looks while there is no ingest to wait at
 _LONGEST_LOOK = 0.25
 _GRACE = 30.0  # seconds for which an ingest that does not grow any more is still watched
+# Seconds that the store's index may be behind a commit: others are told only of what they will be given.
+_INDEX_DELAY = 1.0
 
 
 class FollowObserver(Protocol):
@@ -42,6 +44,10 @@ class FollowObserver(Protocol):
 
     def joined(self) -> None:
         """A coordinator was asked."""
+        ...
+
+    def told(self, ask: Ask, answer: Answer | None) -> None:
+        """What the coordinators said; None: they were silent."""
         ...
 
     def left_to_upstream(self, reason: str) -> None:
@@ -133,6 +139,7 @@ class Keeper:
         before = self._scopes.pop(digest, None)
         if before is not None:
             before.cancel()
+            self._lead_over(digest)
         if self._nursery is None or len(self._scopes) >= MAXIMUM_KEPT:
             return
         scope = self._scopes[digest] = trio.CancelScope()
@@ -157,11 +164,15 @@ class Keeper:
             if self._scopes.get(digest) is scope:
                 del self._scopes[digest]
             if leading and digest not in self._scopes:
-                self._leading.discard(digest)
-                self._slots.lead_over(key)
+                self._lead_over(digest)
+
+    def _lead_over(self, digest: Digest) -> None:
+        self._leading.discard(digest)
+        self._slots.lead_over(follow_key(digest))
 
     async def _leave(self, digest: Digest, outcome: Outcome) -> None:
-        await self._coordination.ask(Leave(follow_key(digest), outcome))
+        leave = Leave(follow_key(digest), outcome)
+        self._observer.told(leave, await self._coordination.ask(leave))
 
 
 class _Watch:
@@ -174,7 +185,7 @@ class _Watch:
         self._leading = leading
         self._renew_at = 0.0
         self._lapsed = False
-        self._total = 0
+        self._renamed_at: float | None = None  # when its file was first seen in its final place
 
     async def run(self) -> Outcome:
         """Watch; return how it ended."""
@@ -190,7 +201,7 @@ class _Watch:
                 if blob is None:
                     blob = keeper._store.growing(self._digest)
                 now = trio.current_time()
-                state = watch.observe(now, _size_of(blob), committed=self._is_committed(blob))
+                state = watch.observe(now, _size_of(blob), committed=self._is_committed(blob, now))
                 if state.over:
                     return Outcome.COMMITTED if state is Growth.COMMITTED else Outcome.VANISHED
                 if now - (watch.last_growth or started) > lapse + _GRACE:
@@ -201,8 +212,15 @@ class _Watch:
             if blob is not None:
                 blob.close()
 
-    def _is_committed(self, blob: GrowingBlob | None) -> bool:
-        return self._keeper._store.descriptor(self._digest) is not None or (blob is not None and blob.committed())
+    def _is_committed(self, blob: GrowingBlob | None, now: float) -> bool:
+        """Whether the store offers it. Its file is in place some milliseconds before."""
+        if self._keeper._store.descriptor(self._digest) is not None:
+            return True
+        if blob is None or not blob.committed():
+            return False
+        if self._renamed_at is None:
+            self._renamed_at = now
+        return now - self._renamed_at >= _INDEX_DELAY
 
     async def _tell(self, watch: GrowthWatch, state: Growth, blob: GrowingBlob | None, now: float) -> None:
         """Renew the lead while it grows; give it back when it does not begin to."""
@@ -216,7 +234,9 @@ class _Watch:
             if watch.grew:
                 self._keeper._slots.lead_grew(self._key)
             total = blob.total if blob is not None else 0
-            answer = await self._keeper._coordination.ask(Renew(self._key, watch.size, total))
+            renew = Renew(self._key, watch.size, total)
+            answer = await self._keeper._coordination.ask(renew)
+            self._keeper._observer.told(renew, answer)
             pause = (
                 answer.milliseconds / 1000 if isinstance(answer, Keep) else self._keeper._settings.renew_interval
             )

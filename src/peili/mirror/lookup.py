@@ -82,6 +82,28 @@ _Event = _Named | _Exhausted | _Won | _Lost
 _EVENT_BUFFER = 256
 
 
+class Search:
+    """Whether anybody provides a key, found out while something else goes on. Its task ends with the nursery."""
+
+    def __init__(self, lookup: Lookup, key: Key, nursery: trio.Nursery) -> None:
+        self._lookup = lookup
+        self._key = key
+        self._anybody = False
+        self._ended = trio.Event()
+        nursery.start_soon(self._run)
+
+    async def found_anybody(self) -> bool:
+        """Wait until that is known, no longer than the lookup's limit since the start."""
+        await self._ended.wait()
+        return self._anybody
+
+    async def _run(self) -> None:
+        try:
+            self._anybody = await self._lookup.is_provided(self._key)
+        finally:
+            self._ended.set()
+
+
 class Lookup:
     """Finds providers of a key and races them."""
 
@@ -93,6 +115,14 @@ class Lookup:
         self._history = history
         self._limits = limits
         self._observer = observer
+
+    async def is_provided(self, key: Key) -> bool:
+        """Whether anybody is named as a provider of this key in time."""
+        with trio.move_on_after(self._limits.resolve_timeout):
+            async with self._router.find_providers(key) as providers:
+                async for _ in providers:
+                    return True
+        return False
 
     async def run(self, key: Key, wanted: Wanted, excluded: Collection[str] = ()) -> Found | NotFound:
         """Race the providers of this key; the caller closes the answer of a Found."""

@@ -14,7 +14,7 @@ from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
-from peili.mirror.lookup import Found, Lookup, NotFound, Observer
+from peili.mirror.lookup import Found, Lookup, NotFound, Observer, Search
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
@@ -75,15 +75,42 @@ class Mirror:
         if follower is None or digest is None or not follower.fits(target, wanted_range, head_only=head_only):
             await self._answer_committed(exchange, key, target, wanted_range, trace)
             return trace
+        gone: SinkClosed | None = None
+        async with trio.open_nursery() as nursery:
+            # Beside the question to the coordinators, so that a miss waits for the longer of the two only.
+            search = Search(self._lookup, key, nursery)
+            try:
+                with follower.holding(digest):
+                    await self._answer_or_lead(follower, search, exchange, key, digest, target, wanted_range, trace)
+            except SinkClosed as error:  # raised below, because a nursery would wrap it
+                gone = error
+            nursery.cancel_scope.cancel()
+        if gone is not None:
+            raise gone
+        return trace
+
+    async def _answer_or_lead(
+        self,
+        follower: Follower,
+        search: Search,
+        exchange: Exchange,
+        key: Key,
+        digest: Digest,
+        target: ContentTarget,
+        wanted_range: RangeRequest | None,
+        trace: Trace,
+    ) -> None:
         if await self._answer_from_tree(follower, exchange, digest, target, wanted_range, trace):
-            return trace
+            return
         # Perhaps somebody has it whom the coordinators do not know.
-        await self._answer_committed(exchange, key, target, wanted_range, trace)
+        if await search.found_anybody():
+            await self._answer_committed(exchange, key, target, wanted_range, trace)
+        else:
+            trace.reason = trace.reason or "no_provider"
         if exchange.started:
             follower.goes_elsewhere(digest)
         else:
             follower.goes_upstream(digest)
-        return trace
 
     async def _answer_from_tree(
         self,
@@ -115,7 +142,9 @@ class Mirror:
         trace.reason = ending.reason
         if not exchange.started:
             return False
-        if ending.reason and not ending.requeue:
+        if ending.requeue:
+            follower.goes_elsewhere(digest)
+        elif ending.reason:
             self._giveups.remember(digest, trio.current_time())
             follower.goes_upstream(digest)
         return True

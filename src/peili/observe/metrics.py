@@ -21,6 +21,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from peili.follow.message import Answer, Ask, Follow, Join, Keep, Lead, Leave, Renew, Source, Wait
 from peili.http.server import ServerStatistics
 from peili.mirror.failure import FailureKind
 from peili.oci.digest import Digest
@@ -193,6 +194,10 @@ class Metrics:
         """A coordinator was asked."""
         self._joins.inc()
 
+    def told(self, ask: Ask, answer: Answer | None) -> None:
+        """What the coordinators said, for the log at its most talkative."""
+        _log.debug("coordinators", key=ask.key.hex(), asked=_brief(ask), told=_brief(answer))
+
     def leading(self) -> None:
         """This node fetches a digest from upstream, for the others too."""
         self._leads.inc()
@@ -220,6 +225,31 @@ class Metrics:
                 return OTHER_REGISTRY
             self._registries.add(registry)
         return registry
+
+
+def _brief(message: Ask | Answer | None) -> str:
+    match message:
+        case Join(offset=offset, purpose=purpose, excluded=excluded):
+            text = f"join {purpose.name.lower()} at {offset} without {len(excluded)}"
+        case Renew(offset=offset, source=source):
+            text = f"renew at {offset} {'follows' if source else 'leads'}"
+        case Leave(outcome=outcome):
+            text = f"leave {outcome.name.lower()}"
+        case Lead(milliseconds):
+            text = f"lead within {milliseconds} ms"
+        case Follow(sources, depth):
+            text = f"follow at depth {depth}: " + ", ".join(map(_brief_source, sources))
+        case Wait(milliseconds):
+            text = f"wait {milliseconds} ms"
+        case Keep(depth, milliseconds):
+            text = f"keep, depth {depth}, again in {milliseconds} ms"
+        case None:
+            text = "silent"
+    return text
+
+
+def _brief_source(source: Source) -> str:
+    return f"{source.peer.host} {'committed' if source.committed else f'at {source.offset}'}"
 
 
 class _Snapshots(Collector):

@@ -8,14 +8,14 @@ connection to that very peer shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 import trio
 
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
-from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
+from peili.follow.message import Answer, Ask, Follow, Join, Lead, Leave, Peer, Renew, Source, follow_protocol
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
@@ -30,8 +30,11 @@ from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
 COORDINATORS: Final = 2
-PATIENCE: Final = 0.050  # seconds that the closer coordinator may be behind the other; two answers are two leads
+PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
+# The same where the other one says Lead: the closer one may have told somebody else to, and then two would.
+LEAD_PATIENCE: Final = 0.2
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
+SILENT_TIME: Final = 3.0  # seconds for which a coordinator that did not answer in time is not waited for
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024
 RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
@@ -62,6 +65,7 @@ class Coordination:
         self._provided = provided
         self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}
         self._pools: dict[Link, StreamPool] = {}
+        self._silent: dict[bytes, float] = {}  # who did not answer in time, and until when that counts
 
     async def run(self) -> None:
         """Forget what was not heard of for too long, until cancelled."""
@@ -69,6 +73,8 @@ class Coordination:
             await trio.sleep(EXPIRE_INTERVAL)
             self.coordinator.expire(trio.current_time())
             self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
+            now = trio.current_time()
+            self._silent = {peer_id: until for peer_id, until in self._silent.items() if now < until}
 
     def lost(self, peer_id: bytes) -> None:
         """The last connection to this peer is gone, or it said goodbye."""
@@ -86,7 +92,8 @@ class Coordination:
         for place, peer_id in enumerate(coordinators):
             # In the router's nursery: both are to hear it, also when we need to wait for one of them only.
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
-        answer = await _best_reply(receive, len(coordinators))
+        silent = frozenset(place for place, peer_id in enumerate(coordinators) if peer_id in self._silent)
+        answer = await _best_reply(receive, len(coordinators), silent)
         return await self._verified(answer) if isinstance(answer, Follow) else answer
 
     async def _ask_one(self, place: int, peer_id: bytes, ask: Ask, send: trio.MemorySendChannel[_Reply]) -> None:
@@ -95,12 +102,23 @@ class Coordination:
             answer = self._answer(self._own_peer(), ask)
         else:
             try:
-                with trio.move_on_after(ASK_TIMEOUT):
+                with trio.move_on_after(ASK_TIMEOUT) as scope:
                     link = await self._reach(peer_id)
                     answer = decode_answer(await self._pool(link).request(encode_ask(ask)))
+                    self._silent.pop(peer_id, None)
+                if scope.cancelled_caught:
+                    self._did_not_answer(peer_id)
             except (PeerFailed, Libp2pError, InvalidFollowMessage):
                 answer = None
         await send.send((place, answer))  # the buffer has room for all
+
+    def _did_not_answer(self, peer_id: bytes) -> None:
+        """Wait for it no more for a while; routing finds out whether it is there at all."""
+        known, nursery = peer_id in self._silent, self._lookups.nursery
+        self._silent[peer_id] = trio.current_time() + SILENT_TIME
+        contact = self._knowledge.table.get(peer_id)
+        if not known and nursery is not None and contact is not None:
+            nursery.start_soon(self._lookups.check, contact)
 
     async def _coordinators(self, key: bytes) -> tuple[bytes, ...]:
         """The ids of the nodes closest to the key, the closest first."""
@@ -235,20 +253,29 @@ def _host_of(contact: Contact) -> str:
     return "0.0.0.0"
 
 
-async def _best_reply(receive: trio.MemoryReceiveChannel[_Reply], count: int) -> Answer | None:
-    """The closest coordinator's answer at once, another's after a moment of patience, None when all have failed."""
+async def _best_reply(
+    receive: trio.MemoryReceiveChannel[_Reply], count: int, silent: frozenset[int] = frozenset()
+) -> Answer | None:
+    """The closest coordinator's answer at once, another's after some patience, None when all have failed.
+
+    `silent`: those that did not answer lately are not waited for beside one that does.
+    """
     answers: dict[int, Answer | None] = {}
-    until = trio.current_time() + ASK_TIMEOUT
+    started = trio.current_time()
+    until = started + ASK_TIMEOUT
     while len(answers) < count:
         with trio.move_on_at(until) as scope:
             place, answer = await receive.receive()
             answers[place] = answer
-        if scope.cancelled_caught:
+        best = _best(answers)
+        if scope.cancelled_caught or all(place in answers or place in silent for place in range(best)):
             break
-        if answers.get(0) is not None:
-            break
-        if any(answers.values()):
-            if 0 in answers:  # the closest has failed: no patience is needed
-                break
-            until = min(until, trio.current_time() + PATIENCE)
-    return next((answers[place] for place in sorted(answers) if answers[place] is not None), None)
+        if best < count:
+            until = min(until, started + (LEAD_PATIENCE if isinstance(answers[best], Lead) else PATIENCE))
+    best = _best(answers)
+    return answers.get(best)
+
+
+def _best(answers: Mapping[int, Answer | None]) -> int:
+    """The place of the closest coordinator that gave an answer; a place that there is not where none did."""
+    return min((place for place, answer in answers.items() if answer is not None), default=COORDINATORS)

@@ -6,6 +6,7 @@ Layout: `<root>/blobs/<algorithm>/<hex>`, regular files that appear by rename wh
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -21,6 +22,7 @@ from peili.store.protocol import NotInStore, StoreError
 
 DEFAULT_ROOT = Path("/var/lib/containerd/io.containerd.content.v1.content")
 ALGORITHMS = ("sha256", "sha384", "sha512")
+MAXIMUM_PRESENT = 100  # files of a directory that has just appeared
 _COMMITTED_OR_GONE = (
     Mask.MOVED_TO | Mask.MOVED_FROM | Mask.CREATE | Mask.DELETE | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.ONLYDIR
 )
@@ -105,6 +107,16 @@ def watch_content(watcher: Watcher, root: Path) -> dict[int, str]:
             if directory.is_dir():
                 raise
     return watched
+
+
+def present_digests(root: Path, algorithm: str) -> list[Digest]:
+    """What has a file in `blobs/<algorithm>`, a bounded number of them; a walk finds the rest."""
+    try:
+        with os.scandir(root / "blobs" / algorithm) as entries:
+            names = [entry.name for entry in itertools.islice(entries, MAXIMUM_PRESENT)]
+    except OSError:
+        return []
+    return [digest for name in names if (digest := changed_digest(algorithm, name)) is not None]
 
 
 def changed_digest(algorithm: str, name: str) -> Digest | None:

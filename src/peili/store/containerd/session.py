@@ -20,6 +20,7 @@ from peili.oci.media_types import INDEXES, MANIFESTS, OCTET_STREAM
 from peili.store.containerd.agenda import Agenda, Look
 from peili.store.containerd.content import (
     changed_digest,
+    present_digests,
     read_manifests,
     readable_content,
     readable_size,
@@ -100,7 +101,11 @@ class Session:
                 if digest is not None:
                     self._agenda.content_changed(digest, now)
                 elif event.walk_again or not algorithm:
-                    watched = watch_content(watcher, self._root)
+                    before, watched = watched, watch_content(watcher, self._root)
+                    # The first blob makes its directory: nothing tells of it but its file.
+                    for new in set(watched.values()) - set(before.values()):
+                        for digest in present_digests(self._root, new):
+                            self._agenda.content_changed(digest, now)
                     self._agenda.walk_soon(now)
             self._news.set()
 
