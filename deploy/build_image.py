@@ -30,6 +30,7 @@ from deploy import dist, layout  # noqa: E402
 SUITE = "trixie"  # of the Containerfile's base image, too
 CACHE = ROOT / ".cache" / "image"
 NAME = "localhost/peili"  # as buildah calls what it builds here; whoever publishes it gives it a name
+KEPT_IMAGES = 4  # in the cache
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # Linux's names, and those of Debian and OCI
 # A wheel for an older glibc than the image's runs; pip takes the newest that fits. 2.17 is manylinux2014's.
 OLDEST_GLIBC, NEWEST_GLIBC = 17, 41
@@ -76,7 +77,16 @@ def build(cache: Path = CACHE, sources: Path | None = None) -> Built:
             machine = ARCHITECTURES[platform.machine()]
             packed = layout.pack(work / "rootfs", name, machine, IMAGE_CONFIG, output)
             sizes.write_text(json.dumps(asdict(packed)))
+            forget_old(cache)
     return Built(output, name, **json.loads(sizes.read_text()))
+
+
+def forget_old(cache: Path) -> None:
+    """Keep the newest images only: every change of the sources makes one."""
+    images = sorted(cache.glob("peili-*.tar"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in images[KEPT_IMAGES:]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
 
 
 def key(base: Path, wheel: Path) -> str:
