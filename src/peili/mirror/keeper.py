@@ -122,18 +122,32 @@ class Keeper:
             self._held.pop(digest, None)
 
     def lead(self, digest: Digest) -> None:
-        """containerd goes upstream for this digest now: watch its ingest, and tell the coordinators as it grows."""
-        self._observer.leading()
-        self._start(digest, leading=True)
+        """containerd goes upstream for this digest now: watch its ingest, and tell the coordinators as it grows.
+
+        It begins to write before it asks. Who asks without writing fetches nothing that others could follow.
+        """
+        if self._is_written(digest):
+            self._observer.leading()
+            self._start(digest, leading=True)
+        else:
+            self.withdraw(digest)
 
     def finish(self, digest: Digest) -> None:
         """The whole body went to containerd: see whether it is committed."""
-        self._start(digest, leading=False)
+        if self._is_written(digest):
+            self._start(digest, leading=False)
 
     def withdraw(self, digest: Digest) -> None:
         """This node relays it from a provider after all: it leads nothing."""
         if self._nursery is not None:
             self._nursery.start_soon(self._leave, digest, Outcome.GAVE_UP)
+
+    def _is_written(self, digest: Digest) -> bool:
+        """Whether containerd writes this digest, or did a moment ago; only then is there anything to watch."""
+        blob = self._store.growing(digest)
+        if blob is not None:
+            blob.close()
+        return blob is not None
 
     def _start(self, digest: Digest, *, leading: bool) -> None:
         before = self._scopes.pop(digest, None)

@@ -1,0 +1,122 @@
+"""The keeper watches what containerd writes, and nothing for those that ask without writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from peili.follow.message import Leave, Outcome
+from peili.follow.poison import Poison
+from peili.follow.settings import FollowSettings
+from peili.follow.slots import Slots
+from peili.mirror.keeper import Keeper, follow_key
+from peili.oci.digest import Digest
+from peili.routing.protocol import Coordination
+from peili.store.protocol import Store
+
+DIGEST = Digest.of(b"wanted")
+
+
+class FakeBlob:
+    """An ingest that containerd has just made."""
+
+    total = 100
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def size(self) -> int:
+        return 0
+
+    def ended(self) -> bool:
+        return False
+
+    def vanished(self) -> bool:
+        return False
+
+    def committed(self) -> bool:
+        return False
+
+    async def wait(self, size: int, timeout: float) -> None:
+        await trio.sleep(timeout)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeStore:
+    """Counts how often it is looked into."""
+
+    def __init__(self, written: bool) -> None:
+        self.written = written
+        self.blobs: list[FakeBlob] = []
+        self.looks = 0
+
+    def growing(self, digest: Digest) -> FakeBlob | None:
+        self.looks += 1
+        if self.written:
+            self.blobs.append(FakeBlob())
+            return self.blobs[-1]
+        return None
+
+    def descriptor(self, digest: Digest) -> None:
+        return None
+
+
+class FakeCoordination:
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    async def ask(self, message: Any) -> None:
+        self.asked.append(message)
+
+
+class Silent:
+    """An observer."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def keeper_of(store: FakeStore, coordination: FakeCoordination) -> Keeper:
+    settings = FollowSettings()
+    return Keeper(
+        cast(Store, store),
+        cast(Coordination, coordination),
+        settings,
+        Poison(),
+        Slots(settings),
+        Silent(),
+    )
+
+
+@pytest.mark.parametrize("how", ["lead", "finish"])
+async def test_who_asks_without_writing_is_not_watched(autojump_clock: MockClock, how: str) -> None:
+    store, coordination = FakeStore(written=False), FakeCoordination()
+    keeper = keeper_of(store, coordination)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        getattr(keeper, how)(DIGEST)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+
+    assert store.looks == 1
+    assert keeper.leads == 0
+    assert coordination.asked == ([Leave(follow_key(DIGEST), Outcome.GAVE_UP)] if how == "lead" else [])
+
+
+async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
+    store = FakeStore(written=True)
+    keeper = keeper_of(store, FakeCoordination())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        keeper.lead(DIGEST)
+        await trio.testing.wait_all_tasks_blocked()
+        assert keeper.leads == 1
+        nursery.cancel_scope.cancel()
+
+    assert all(blob.closed for blob in store.blobs)
