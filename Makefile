@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: dist image demo test bench check unit lock clean protos
+.PHONY: dist image demo test bench check unit lock clean
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,7 @@ demo: $(VENV)/.run  ## a whole cluster on this machine; KEEP=1 leaves it running
 
 test: $(VENV)/.test  ## all that CI runs: linters, types, import rules, unit, property and integration tests
 	$(PYTHON) tests/integration/install.py
+	$(PYTHON) tests/chart/install.py
 	$(MAKE) check
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
 
