@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks import machine, report
+from benchmarks import launch, machine, report
 from benchmarks.bench import Bench, Benchmark
 from benchmarks.catalogue import BENCHMARKS
 from tests.integration.conftest import why_not
@@ -50,6 +50,7 @@ def run(chosen: Sequence[Benchmark], arguments: argparse.Namespace) -> list[repo
     no_lab = why_not() if any(benchmark.lab for benchmark in chosen) else ""
     with tempfile.TemporaryDirectory(prefix=f"peili-{os.getpid()}-bench-", dir=base_directory(_ROOM)) as directory:
         mirrors = tuple(arguments.mirrors.split(","))
+        launch.without_what_the_tests_bring(Path(directory))
         bench = Bench(Path(directory), arguments.quick, arguments.containerd, mirrors, arguments.runs)
         for benchmark in chosen:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +13,8 @@ from benchmarks.stores import REGISTRY
 _MOST = 1 << 20  # bytes read at once
 _HEAD_END = b"\r\n\r\n"
 TIMEOUT = 60.0  # seconds
+
+Write = Callable[[memoryview], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,37 +42,48 @@ class Asker:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def get(self, path: str, *, method: str = "GET", peer: bool = False) -> Answered:
-        """Ask for a path below /v2/, as containerd or as a peer; read and forget the whole answer."""
+    def get(
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        peer: bool = False,
+        write: Callable[[memoryview], None] | None = None,
+    ) -> Answered:
+        """Ask for a path below /v2/, as containerd or as a peer; read the whole answer, and write or forget it."""
         more = "X-Peili-Mirrored: true\r\n" if peer else ""
         request = f"{method} /v2/{path}?ns={REGISTRY} HTTP/1.1\r\nHost: {self._host}\r\nAccept: */*\r\n{more}\r\n"
         started = time.perf_counter()
         self._socket.sendall(request.encode())
-        head, rest = self._head()
+        head, body = self._head()
         status, length = _read_head(head)
         length = 0 if method == "HEAD" else length
-        while not rest and length:
-            rest += self._receive(length)
+        if not body and length:
+            body = self._receive(length)
         first_byte = time.perf_counter() - started
-        left = length - rest
+        left = length - len(body)
+        if write is not None:
+            write(body)
         while left:
-            left -= self._receive(left)
+            body = self._receive(left)
+            left -= len(body)
+            if write is not None:
+                write(body)
         return Answered(status, first_byte, time.perf_counter() - started, length)
 
-    def _head(self) -> tuple[bytes, int]:
-        """The head, and how much of the body came with it."""
+    def _head(self) -> tuple[bytes, memoryview]:
+        """The head, and what of the body came with it."""
         head = b""
         while _HEAD_END not in head:
-            count = self._receive(16384)
-            head += self._buffer[:count]
+            head += self._receive(16384)
         head, _, rest = head.partition(_HEAD_END)
-        return head, len(rest)
+        return head, memoryview(rest)
 
-    def _receive(self, most: int) -> int:
+    def _receive(self, most: int) -> memoryview:
         count = self._socket.recv_into(self._buffer, min(most, _MOST))
         if not count:
             raise ConnectionError("the node ended the connection")
-        return count
+        return memoryview(self._buffer)[:count]
 
 
 def _read_head(head: bytes) -> tuple[int, int]:

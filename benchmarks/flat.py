@@ -11,6 +11,7 @@ from benchmarks.bench import Bench
 from benchmarks.figure import Figure, Goal
 from benchmarks.meter import Usage, usage
 from benchmarks.peilis import Cluster, Peili
+from benchmarks.writing import pull_blob
 
 FLAT = 1.02  # the last by the first, after warming up: what noise makes
 SIZE = 20_000  # bytes
@@ -41,13 +42,16 @@ def run(bench: Bench) -> Iterator[Figure]:
 def _ask_together(node: Peili, cluster: Cluster, count: int) -> None:
     """With several connections at once."""
     with ThreadPoolExecutor(CLIENTS) as pool:
-        for done in [pool.submit(_ask, node, cluster, count // CLIENTS) for _ in range(CLIENTS)]:
+        for done in [pool.submit(_ask, node, cluster, number, count // CLIENTS) for number in range(CLIENTS)]:
             done.result()
 
 
-def _ask(node: Peili, cluster: Cluster, count: int) -> None:
-    paths = [layer.path for store in cluster.stores for layer in store.images[0].layers]
-    tags = [f"flat/{number}/manifests/1" for number in range(3)]
+def _ask(node: Peili, cluster: Cluster, number: int, count: int) -> None:
+    own, *others = cluster.stores
+    paths = [layer.path for layer in own.images[0].layers]
+    # A thread has blobs of the peers of its own, as containerd never pulls one twice at a time.
+    theirs = [layer for store in others for layer in store.images[0].layers][number::CLIENTS]
+    tags = [f"flat/{n}/manifests/1" for n in range(3)]
     with node.asker() as asker:
         for _ in range(count):
             match random.randrange(10):
@@ -55,6 +59,10 @@ def _ask(node: Peili, cluster: Cluster, count: int) -> None:
                     asker.get(f"flat/1/blobs/sha256:{os.urandom(32).hex()}")
                 case 1:
                     asker.get(random.choice(tags), method="HEAD")
+                case 2 | 3:
+                    blob = random.choice(theirs)
+                    pull_blob(asker, own, blob)
+                    own.path(blob.digest).unlink(missing_ok=True)  # collected as garbage
                 case _:
                     assert asker.get(random.choice(paths)).status == 200
 
