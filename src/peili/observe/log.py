@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
+from peili.observe.log_lines import LogLines
 from peili.registry.record import Handler, Outcome, RequestRecord
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -16,6 +17,8 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 def configure_logging(level: str) -> None:
     """Set structlog up for the whole process; `level` is debug, info, warning or error."""
     terminal = sys.stderr.isatty()
+    lines = cast(TextIO, LogLines(sys.stderr.fileno()))
+    logging.basicConfig(stream=lines, level=logging.WARNING)
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if terminal
@@ -31,7 +34,7 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(lines),
         cache_logger_on_first_use=True,
     )
 
