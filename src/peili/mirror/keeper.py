@@ -24,7 +24,7 @@ from peili.routing.protocol import Coordination
 from peili.store.protocol import GrowingBlob, Store
 
 MAXIMUM_KEPT = 256  # digests at once; a node pulls a few images at a time
-_LOOK = 0.02  # seconds between two looks while there is no ingest to wait at
+_LOOK = 0.02  # seconds between two looks at what is committed and not yet in the index
 _LONGEST_LOOK = 0.25
 _GRACE = 30.0  # seconds for which an ingest that does not grow any more is still watched
 # Seconds that the store's index may be behind a commit: others are told only of what they will be given.
@@ -126,47 +126,44 @@ class Keeper:
 
         It begins to write before it asks. Who asks without writing fetches nothing that others could follow.
         """
-        if self._is_written(digest):
-            self._observer.leading()
-            self._start(digest, leading=True)
-        else:
+        blob = self._store.growing(digest)
+        if blob is None:
             self.withdraw(digest)
+            return
+        self._observer.leading()
+        self._start(digest, blob, leading=True)
 
     def finish(self, digest: Digest) -> None:
         """The whole body went to containerd: see whether it is committed."""
-        if self._is_written(digest):
-            self._start(digest, leading=False)
+        blob = self._store.growing(digest)
+        if blob is not None:
+            self._start(digest, blob, leading=False)
 
     def withdraw(self, digest: Digest) -> None:
         """This node relays it from a provider after all: it leads nothing."""
         if self._nursery is not None:
             self._nursery.start_soon(self._leave, digest, Outcome.GAVE_UP)
 
-    def _is_written(self, digest: Digest) -> bool:
-        """Whether containerd writes this digest, or did a moment ago; only then is there anything to watch."""
-        blob = self._store.growing(digest)
-        if blob is not None:
-            blob.close()
-        return blob is not None
-
-    def _start(self, digest: Digest, *, leading: bool) -> None:
+    def _start(self, digest: Digest, blob: GrowingBlob, *, leading: bool) -> None:
         before = self._scopes.pop(digest, None)
         if before is not None:
             before.cancel()
             self._lead_over(digest)
         if self._nursery is None or len(self._scopes) >= MAXIMUM_KEPT:
+            blob.close()
             return
         scope = self._scopes[digest] = trio.CancelScope()
         if leading:
             self._leading.add(digest)
             self._slots.lead_queued(follow_key(digest))
-        self._nursery.start_soon(self._watch, digest, scope, leading)
+        self._nursery.start_soon(self._watch, digest, blob, scope, leading)
 
-    async def _watch(self, digest: Digest, scope: trio.CancelScope, leading: bool) -> None:
+    async def _watch(self, digest: Digest, blob: GrowingBlob, scope: trio.CancelScope, leading: bool) -> None:
         key = follow_key(digest)
         try:
             with scope:
-                outcome = await _Watch(self, digest, leading=leading).run()
+                with blob:
+                    outcome = await _Watch(self, digest, blob, leading=leading).run()
                 if outcome is Outcome.COMMITTED:
                     self._poison.committed(key)
                 elif outcome is Outcome.VANISHED:
@@ -192,9 +189,10 @@ class Keeper:
 class _Watch:
     """One ingest until it is committed or gone."""
 
-    def __init__(self, keeper: Keeper, digest: Digest, *, leading: bool) -> None:
+    def __init__(self, keeper: Keeper, digest: Digest, blob: GrowingBlob, *, leading: bool) -> None:
         self._keeper = keeper
         self._digest = digest
+        self._blob = blob
         self._key = follow_key(digest)
         self._leading = leading
         self._renew_at = 0.0
@@ -205,38 +203,33 @@ class _Watch:
         """Watch; return how it ended."""
         keeper, settings = self._keeper, self._keeper._settings
         started = trio.current_time()
-        blob = keeper._store.growing(self._digest)
-        size = blob.size() if blob is not None else None
         # Where all pulls of a node share a few downloads, the lead may have to wait for one, and says so meanwhile.
         lapse = settings.queued if keeper._slots.limited else settings.lapse
-        watch = GrowthWatch(started, lapse=lapse, stall=settings.stall, size=size)
-        try:
-            while True:
-                if blob is None:
-                    blob = keeper._store.growing(self._digest)
-                now = trio.current_time()
-                state = watch.observe(now, _size_of(blob), committed=self._is_committed(blob, now))
-                if state.over:
-                    return Outcome.COMMITTED if state is Growth.COMMITTED else Outcome.VANISHED
-                if now - (watch.last_growth or started) > lapse + _GRACE:
-                    return Outcome.GAVE_UP
-                await self._tell(watch, state, blob, now)
-                await self._wait(blob, watch.size)
-        finally:
-            if blob is not None:
-                blob.close()
+        watch = GrowthWatch(started, lapse=lapse, stall=settings.stall, size=self._blob.size())
+        while True:
+            now = trio.current_time()
+            state = watch.observe(now, self._size(), committed=self._is_committed(now))
+            if state.over:
+                return Outcome.COMMITTED if state is Growth.COMMITTED else Outcome.VANISHED
+            if now - (watch.last_growth or started) > lapse + _GRACE:
+                return Outcome.GAVE_UP
+            await self._tell(watch, state, now)
+            await self._wait(watch.size)
 
-    def _is_committed(self, blob: GrowingBlob | None, now: float) -> bool:
+    def _size(self) -> int | None:
+        return None if self._blob.vanished() else self._blob.size()
+
+    def _is_committed(self, now: float) -> bool:
         """Whether the store offers it. Its file is in place some milliseconds before."""
         if self._keeper._store.descriptor(self._digest) is not None:
             return True
-        if blob is None or not blob.committed():
+        if not self._blob.committed():
             return False
         if self._renamed_at is None:
             self._renamed_at = now
         return now - self._renamed_at >= _INDEX_DELAY
 
-    async def _tell(self, watch: GrowthWatch, state: Growth, blob: GrowingBlob | None, now: float) -> None:
+    async def _tell(self, watch: GrowthWatch, state: Growth, now: float) -> None:
         """Renew the lead while it grows; give it back when it does not begin to."""
         if not self._leading:
             return
@@ -247,8 +240,7 @@ class _Watch:
         elif (watch.grew or (self._keeper._slots.limited and not self._lapsed)) and now >= self._renew_at:
             if watch.grew:
                 self._keeper._slots.lead_grew(self._key)
-            total = blob.total if blob is not None else 0
-            renew = Renew(self._key, watch.size, total)
+            renew = Renew(self._key, watch.size, self._blob.total)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)
             pause = (
@@ -256,14 +248,8 @@ class _Watch:
             )
             self._renew_at = now + pause
 
-    async def _wait(self, blob: GrowingBlob | None, size: int) -> None:
-        if blob is None:
-            await trio.sleep(_LOOK)
-        elif blob.ended():
+    async def _wait(self, size: int) -> None:
+        if self._blob.ended():
             await trio.sleep(_LOOK)  # committed, and the store's index hears of it in a moment
         else:
-            await blob.wait(size, _LONGEST_LOOK)
-
-
-def _size_of(blob: GrowingBlob | None) -> int | None:
-    return None if blob is None or blob.vanished() else blob.size()
+            await self._blob.wait(size, _LONGEST_LOOK)

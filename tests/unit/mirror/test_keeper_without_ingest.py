@@ -28,6 +28,7 @@ class FakeBlob:
 
     def __init__(self) -> None:
         self.closed = False
+        self.gone = False
 
     def size(self) -> int:
         return 0
@@ -36,7 +37,7 @@ class FakeBlob:
         return False
 
     def vanished(self) -> bool:
-        return False
+        return self.gone
 
     def committed(self) -> bool:
         return False
@@ -46,6 +47,12 @@ class FakeBlob:
 
     def close(self) -> None:
         self.closed = True
+
+    def __enter__(self) -> FakeBlob:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class FakeStore:
@@ -107,6 +114,20 @@ async def test_who_asks_without_writing_is_not_watched(autojump_clock: MockClock
     assert store.looks == 1
     assert keeper.leads == 0
     assert coordination.asked == ([Leave(follow_key(DIGEST), Outcome.GAVE_UP)] if how == "lead" else [])
+
+
+async def test_what_is_given_up_at_once_is_looked_at_once(autojump_clock: MockClock) -> None:
+    store, coordination = FakeStore(written=True), FakeCoordination()
+    keeper = keeper_of(store, coordination)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        keeper.lead(DIGEST)
+        store.blobs[0].gone, store.written = True, False
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+
+    assert store.looks == 1
+    assert coordination.asked == [Leave(follow_key(DIGEST), Outcome.VANISHED)]
 
 
 async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
