@@ -14,7 +14,7 @@ _NOT_INSTALLED = "rich"
 
 
 def without_what_the_tests_bring(directory: Path) -> None:
-    """From now on Peilis start as where only requirements/run.txt is installed; PEILI_TEST_COMMAND stays as it is."""
+    """Peilis start as where only requirements/run.txt is installed from now on; PEILI_TEST_COMMAND is obeyed."""
     if "PEILI_TEST_COMMAND" in os.environ:
         return
     script = directory / "peili"
