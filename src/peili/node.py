@@ -38,6 +38,7 @@ from peili.observe.metrics import Metrics
 from peili.observe.operations import Operations
 from peili.observe.recent import Recent
 from peili.observe.status import render_status
+from peili.observe.troubles import Troubles
 from peili.observe.upstream import watch_upstream
 from peili.oci.digest import Digest
 from peili.oci.reference import Reference
@@ -58,7 +59,7 @@ _log = structlog.get_logger()
 OPEN_CLUSTER = (
     "no --cluster-secret-file: everybody who reaches this node's ports can answer for tags and read every image"
 )
-_LOOK_AT_STORE = 1.0  # seconds
+_LOOK_AGAIN = 1.0  # seconds
 _CLOSING = 1.0  # seconds for closing idle connections at the end
 
 
@@ -153,7 +154,7 @@ class Node:
             else:
                 nursery.start_soon(self._membership.run, _log.warning)
             nursery.start_soon(self._announce_readiness)
-            nursery.start_soon(self._announce_store)
+            nursery.start_soon(self._watch_troubles)
             task_status.started()
             await self._stop.wait()
             await self._end(router_scope, sync_scope)
@@ -212,22 +213,23 @@ class Node:
                 _log.info("not ready yet", reason=said)
             await trio.sleep(0.2)
 
-    async def _announce_store(self) -> None:
-        """Say when the store stops answering, why, and when it answers again; heed its limit of downloads."""
-        said, slots = "", 0
+    async def _watch_troubles(self) -> None:
+        """Log what an operator should read; heed the limit of downloads that the store's version has."""
+        troubles, slots = Troubles(trio.current_time()), 0
         while True:
-            await trio.sleep(_LOOK_AT_STORE)
-            statistics = self._store.statistics()
-            problem = statistics.problem
-            if self._slots is not None and statistics.download_slots != slots:
-                slots = statistics.download_slots
+            await trio.sleep(_LOOK_AGAIN)
+            store, router = self._store.statistics(), self._router.statistics()
+            if self._slots is not None and store.download_slots != slots:
+                slots = store.download_slots
                 self._slots.limit(slots)
-            if problem != said and self._state.synchronised:
-                said = problem
-                if problem:
-                    _log.warning("the content store does not answer", problem=problem)
-                else:
-                    _log.info("the content store answers again")
+            expected, now = bool(self._settings.bootstrap), trio.current_time()
+            for notice in (
+                troubles.store(store.problem) if self._state.synchronised else None,
+                troubles.peers(len(router.peers), router.bootstrap_problem, now, expected=expected),
+            ):
+                if notice is not None:
+                    fields = {"problem": notice.problem} if notice.problem else {}
+                    (_log.warning if notice.warning else _log.info)(notice.event, **fields)
 
     def _registry_endpoint(self) -> Registry:
         settings, history = self._settings, History()
