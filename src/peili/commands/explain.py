@@ -54,4 +54,12 @@ def render(document: dict[str, Any]) -> list[str]:
         name = part["name"][:19] if part["kind"] != "tag" else part["name"].rpartition(":")[2]
         length = size(part["size"]) if part["size"] else ""
         rows.append([part["kind"], name, length, "yes" if part["local"] else "no", shown or "-", part["action"]])
-    return [*lines, *table(rows)]
+    return [*lines, *(_coloured(line) for line in table(rows))]
+
+
+def _coloured(line: str) -> str:
+    """A row in the colour of where the part would come from; echo takes it away where there is no terminal."""
+    for ending, colour in (("from this node", "green"), ("from a peer", "cyan"), ("from upstream", "yellow")):
+        if line.endswith(ending):
+            return line.removesuffix(ending) + click.style(ending, fg=colour)
+    return line

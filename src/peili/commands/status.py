@@ -73,7 +73,9 @@ def ask_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
 def render(document: dict[str, Any]) -> list[str]:
     """The lines of a status for people."""
     router, store, totals = document["router"], document["store"], document["totals"]
-    ready = "ready" if document["ready"] else f"NOT READY: {document['reason']}"
+    ready = click.style("ready", fg="green")
+    if not document["ready"]:
+        ready = click.style(f"NOT READY: {document['reason']}", fg="red", bold=True)
     held = ", ".join(f"{count} {kind}" for kind, count in store["keys"].items() if count)
     lines = [
         f"peili {document['version']}   {ready}",
