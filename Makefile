@@ -44,6 +44,9 @@ dist: $(VENV)/.test  ## wheel and sdist, into dist/
 image: $(VENV)/.test  ## the container image, without an image registry; as root, with Debian's mmdebstrap
 	$(BIN)/python deploy/build_image.py
 
+fuzz: $(VENV)/.test  ## every parser and state machine for long: FUZZ times as many examples as `make test`
+	PEILI_FUZZ=$(or $(FUZZ),50) $(BIN)/pytest tests/properties -x
+
 lock: $(VENV)/.test  ## pin again, with hashes, from requirements/*.in
 	$(BIN)/pip install -q uv
 	for set in run test; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \

@@ -18,6 +18,7 @@ from peili.containerd.errors import ContainerdError
 from peili.oci.digest import Digest
 from peili.store.containerd.content import changed_digest
 from peili.store.containerd.session import image_target
+from tests.properties.effort import examples
 
 MESSAGES: list[Any] = [
     content_pb2.ListContentResponse,
@@ -30,14 +31,14 @@ MESSAGES: list[Any] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES)
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(raw=st.binary(max_size=300))
 def test_any_bytes_parse_or_raise_our_own_error(message: Any, raw: bytes) -> None:
     with Channel(Path("/nowhere.sock")) as channel, suppress(ContainerdError):
         assert isinstance(channel.parse(Method("/a/b", message, message), raw), message)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(topic=st.sampled_from([*_SUBJECTS, "/tasks/exit", ""]), value=st.binary(max_size=200))
 def test_any_event_has_a_subject_or_none(topic: str, value: bytes) -> None:
     envelope = events_pb2.Envelope(topic=topic)
@@ -45,21 +46,21 @@ def test_any_event_has_a_subject_or_none(topic: str, value: bytes) -> None:
     assert isinstance(_subject(envelope), str)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.builds(ImageRecord, st.text(), st.text(), st.text(), st.integers(-(2**63), 2**63 - 1)))
 def test_any_image_record_has_a_target_or_none(record: ImageRecord) -> None:
     target = image_target(record)
     assert target is None or (str(target.digest) == record.digest and target.size >= 0)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.sampled_from(["sha256", "sha512", ""]), st.text())
 def test_any_file_name_is_a_digest_or_none(algorithm: str, name: str) -> None:
     digest = changed_digest(algorithm, name)
     assert digest is None or digest == Digest(algorithm, name)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.text())
 def test_any_settings_text_is_an_object_or_none(text: str) -> None:
     config = RuntimeStatus({}, {"config": text}).config()

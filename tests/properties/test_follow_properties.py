@@ -34,6 +34,7 @@ from peili.follow.message import (
 )
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import MAX_NUMBER, bytes_field, number_field
+from tests.properties.effort import examples
 
 KEYS = st.binary(min_size=32, max_size=32)
 IDS = st.binary(min_size=1, max_size=64)
@@ -59,7 +60,7 @@ ANSWERS = (
 
 
 @given(ASKS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_an_ask_is_read_as_it_was_written(ask: Ask) -> None:
     body = encode_ask(ask)
     assert len(body) <= MAX_SIZE
@@ -67,7 +68,7 @@ def test_an_ask_is_read_as_it_was_written(ask: Ask) -> None:
 
 
 @given(ANSWERS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_an_answer_is_read_as_it_was_written(answer: Answer) -> None:
     body = encode_answer(answer)
     assert len(body) <= MAX_SIZE
@@ -75,7 +76,7 @@ def test_an_answer_is_read_as_it_was_written(answer: Answer) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_any_bytes_parse_or_raise(body: bytes) -> None:
     for decode in (decode_ask, decode_answer):
         try:
@@ -85,7 +86,7 @@ def test_any_bytes_parse_or_raise(body: bytes) -> None:
 
 
 @given(ASKS, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_damaged_ask_parses_or_raises(ask: Ask, data: st.DataObject) -> None:
     body = bytearray(encode_ask(ask))
     body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
@@ -96,7 +97,7 @@ def test_a_damaged_ask_parses_or_raises(ask: Ask, data: st.DataObject) -> None:
 
 
 @given(ANSWERS, st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_damaged_answer_parses_or_raises(answer: Answer, data: st.DataObject) -> None:
     body = bytearray(encode_answer(answer))
     body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
@@ -112,7 +113,7 @@ def test_a_damaged_answer_parses_or_raises(answer: Answer, data: st.DataObject) 
 
 
 @given(ASKS, st.binary(max_size=50), st.integers(12, 1000))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_unknown_fields_are_stepped_over(ask: Ask, value: bytes, number: int) -> None:
     body = bytes_field(number, value) + number_field(number, 7) + encode_ask(ask)
     assert decode_ask(body) == ask
@@ -165,7 +166,7 @@ def _actions(draw: st.DrawFn) -> tuple[Peer, Ask, float]:
 
 
 @given(st.lists(_actions(), max_size=60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_the_coordinator_holds_its_rules_whatever_is_said(actions: list[tuple[Peer, Ask, float]]) -> None:
     table, now = Coordinator(FollowSettings()), 0.0
     for sender, ask, pause in actions:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from peili.containerd.hosts import InvalidHostsFile, parse_hosts, same_host
 from peili.containerd.hosts_merge import Addition, MirrorHost, inherited, merge, strip
 from peili.containerd.toml_statements import scan, write_key, write_value
+from tests.properties.effort import examples
 
 EXAMPLES = 150
 ADDITION = Addition((MirrorHost("http://127.0.0.1:5000", "Basic eA=="), MirrorHost("http://10.0.0.1:5000")))
@@ -93,7 +94,7 @@ def same(left: object, right: object) -> bool:
     return repr(left) == repr(right)  # nan equals nan here
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(st.binary(max_size=300) | texts.map(str.encode))
 def test_any_bytes_parse_or_raise_the_parsers_own_error(content: bytes) -> None:
     try:
@@ -104,20 +105,20 @@ def test_any_bytes_parse_or_raise_the_parsers_own_error(content: bytes) -> None:
     assert list(parse_hosts(merge(file, ADDITION)).hosts)[:2] == OURS
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(values)
 def test_values_are_read_back_as_they_were_written(value: object) -> None:
     assert same(tomllib.loads(f"a = {write_value(value)}")["a"], value)
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(files())
 def test_statements_joined_are_the_file(text: str) -> None:
     tomllib.loads(text)
     assert "".join(statement.text for statement in scan(text)) == text
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(files())
 def test_merging_puts_ours_first_and_changes_nothing_else(text: str) -> None:
     before = parse_hosts(text)
@@ -135,7 +136,7 @@ def test_merging_puts_ours_first_and_changes_nothing_else(text: str) -> None:
             assert statement.text.strip() in after.text
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(files())
 def test_stripping_brings_the_meaning_back(text: str) -> None:
     before = parse_hosts(text)
@@ -147,7 +148,7 @@ def test_stripping_brings_the_meaning_back(text: str) -> None:
     )
 
 
-@settings(deadline=None, max_examples=EXAMPLES)
+@settings(deadline=None, max_examples=examples(EXAMPLES))
 @given(files())
 def test_an_inherited_file_says_the_same(text: str) -> None:
     before = parse_hosts(text)

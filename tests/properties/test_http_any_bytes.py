@@ -15,6 +15,7 @@ from peili.http.limits import Limits
 from peili.http.message import Headers, SocketAddress
 from peili.http.server import Exchange
 from peili.http.stages import StagePool
+from tests.properties.effort import examples
 
 PIECES = st.sampled_from(
     [
@@ -70,7 +71,7 @@ async def talk(data: bytes) -> tuple[bytes, list[str]]:
     return answer, asked
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(ANY_BYTES)
 @example(b"CONNECT a:1 HTTP/1.1\r\nHost: x\r\n\r\nabc")
 @example(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\nGET / HTTP/1.1\r\n")
@@ -115,7 +116,7 @@ async def hear(data: bytes, method: str) -> None:
         await client.aclose()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(ANY_BYTES | ANY_BYTES.map(lambda rest: b"HTTP/1.1 200 OK\r\n" + rest), st.sampled_from(["GET", "HEAD"]))
 @example(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "GET")
 def test_any_bytes_are_a_response_or_a_bad_one(data: bytes, method: str) -> None:

@@ -16,6 +16,7 @@ from peili.kademlia.own_message import Ack, Goodbye, OwnMessage, Provide, Withdr
 from peili.kademlia.records import ProviderRecords
 from peili.kademlia.table import RoutingTable
 from peili.kademlia.wire import bytes_field, number_field, read_varint, write_varint
+from tests.properties.effort import examples
 
 positions = st.integers(0, 2**256 - 1)
 zones = st.text("abc-ü", max_size=20)
@@ -49,7 +50,7 @@ fields = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.one_of(st.binary(max_size=300), fields, fields.map(lambda body: number_field(1, 4) + body)))
 def test_any_bytes_are_a_message_or_invalid(body: bytes) -> None:
     try:
@@ -66,14 +67,14 @@ def test_any_bytes_are_a_message_or_invalid(body: bytes) -> None:
         assert decode_own(encode_own(own)) == own
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(messages, own_messages)
 def test_messages_survive_the_way(message: Message, own: OwnMessage) -> None:
     assert decode(encode(message)) == message
     assert decode_own(encode_own(own)) == own
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(messages, st.data())
 def test_a_cut_message_is_a_message_or_invalid(message: Message, data: st.DataObject) -> None:
     body = encode(message)
@@ -84,18 +85,21 @@ def test_a_cut_message_is_a_message_or_invalid(message: Message, data: st.DataOb
         return
 
 
+@settings(deadline=None, max_examples=examples(100))
 @given(st.integers(0, 2**64 - 1))
 def test_numbers_survive_the_way(value: int) -> None:
     written = write_varint(value)
     assert read_varint(written, 0) == (value, len(written))
 
 
+@settings(deadline=None, max_examples=examples(100))
 @given(st.one_of(st.integers(max_value=-1), st.integers(min_value=2**64)))
 def test_other_numbers_are_refused(value: int) -> None:
     with pytest.raises(ValueError, match="64 bits"):
         write_varint(value)
 
 
+@settings(deadline=None, max_examples=examples(100))
 @given(positions, positions, positions)
 def test_the_distance_is_a_metric(one: int, two: int, three: int) -> None:
     assert (distance(one, two) == 0) == (one == two)
@@ -103,18 +107,20 @@ def test_the_distance_is_a_metric(one: int, two: int, three: int) -> None:
     assert distance(one, three) <= distance(one, two) + distance(two, three)
 
 
+@settings(deadline=None, max_examples=examples(100))
 @given(positions, positions)
 def test_exactly_one_point_lies_at_a_distance(one: int, far: int) -> None:
     assert distance(one, distance(one, far)) == far
 
 
+@settings(deadline=None, max_examples=examples(100))
 @given(positions, positions, positions)
 def test_a_longer_common_prefix_is_nearer(one: int, two: int, three: int) -> None:
     if common_prefix_length(one, two) > common_prefix_length(one, three):
         assert distance(one, two) < distance(one, three)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=examples(20))
 @given(st.integers(0, 8), st.binary(max_size=40), st.integers())
 def test_a_key_for_a_bucket_lies_in_it(shared: int, own: bytes, seed: int) -> None:
     key = key_with_prefix(position(own), shared, Random(seed))
@@ -124,7 +130,7 @@ def test_a_key_for_a_bucket_lies_in_it(shared: int, own: bytes, seed: int) -> No
 names = st.integers(0, 60).map(lambda number: Contact(b"peer %d" % number))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     st.lists(names, max_size=20),
     st.randoms(use_true_random=False),
@@ -159,7 +165,7 @@ def test_a_lookup_ends_whatever_happens(seeds: list[Contact], random: Random, sm
     assert b"own" not in asked
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(st.tuples(st.integers(0, 3), names, st.integers(0, 5))), st.integers(1, 12))
 def test_records_never_lose_count(story: list[tuple[int, Contact, int]], limit: int) -> None:
     records, random = ProviderRecords(max_records=limit, max_of_provider=4), Random(1)
@@ -186,7 +192,7 @@ def test_records_never_lose_count(story: list[tuple[int, Contact, int]], limit: 
     assert (records.statistics().records, records.statistics().providers) == (0, 0)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(st.tuples(st.integers(0, 3), names)), positions)
 def test_the_table_keeps_its_bounds(story: list[tuple[int, Contact]], target: int) -> None:
     table, suspects = RoutingTable(b"own", k=3), set[bytes]()

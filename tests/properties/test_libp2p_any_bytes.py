@@ -23,9 +23,10 @@ from peili.libp2p.peer_id import InvalidPeerId, PeerId
 from peili.libp2p.protobuf import InvalidProtobuf, field, fields
 from peili.libp2p.tls import TlsContexts, TlsError
 from peili.libp2p.yamux import MAX_OUTBOX, Yamux, YamuxError
+from tests.properties.effort import examples
 
-MODERATE = settings(deadline=None, max_examples=200)
-FEW = settings(deadline=None, max_examples=50)
+MODERATE = settings(deadline=None, max_examples=examples(200))
+FEW = settings(deadline=None, max_examples=examples(50))
 ME = Identity.generate().peer_id
 CONTEXTS = TlsContexts(Identity.generate().certificate())
 
@@ -247,7 +248,7 @@ def test_certificates(der: bytes) -> None:
         verify_certificate(der, datetime.now(UTC))
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=examples(500))
 @given(st.data())
 def test_certificates_with_changed_bytes(data: st.DataObject) -> None:
     der = bytearray(good_certificate())

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from peili.members.certificate_mac import extension_value, is_member
 from peili.members.request_mac import InvalidStamp, NotAMember, Stamp, check, sign
 from peili.members.secrets import InvalidSecret, MemberKeys, parse_secrets
+from tests.properties.effort import examples
 
 KEYS = MemberKeys.of(b"a secret of the cluster")
-MODERATE = settings(deadline=None, max_examples=200)
+MODERATE = settings(deadline=None, max_examples=examples(200))
 LIKE_A_STAMP = st.from_regex(r"[012]? ?-?[0-9]{0,14} ?[0-9a-fA-F]{60,66}", fullmatch=True)
 
 

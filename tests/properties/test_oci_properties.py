@@ -9,20 +9,21 @@ from peili.oci.digest import Digest, InvalidDigest
 from peili.oci.distribution import BaseTarget, InvalidTarget, parse_target, render_target
 from peili.oci.ranges import InvalidRange, UnsatisfiableRange, parse_content_range, parse_range
 from peili.oci.reference import InvalidReference, Reference
+from tests.properties.effort import examples
 
 TEXT = st.text(max_size=300) | st.binary(max_size=300).map(lambda data: data.decode("latin-1"))
 WORDS = ["/v2/", "a", "/", "manifests/", "blobs/", "sha256:", "0" * 64, "?ns=", "docker.io", ":", "%", "@", "&"]
 PIECES = st.lists(st.sampled_from(WORDS) | TEXT, max_size=10).map("".join)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(TEXT | PIECES)
 def test_any_text_is_a_digest_or_an_invalid_one(text: str) -> None:
     with suppress(InvalidDigest):
         assert str(Digest.parse(text)) == text
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(TEXT | PIECES)
 def test_any_text_is_a_reference_or_an_invalid_one(text: str) -> None:
     with suppress(InvalidReference):
@@ -32,7 +33,7 @@ def test_any_text_is_a_reference_or_an_invalid_one(text: str) -> None:
         Reference.parse_familiar(text)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(TEXT | PIECES)
 def test_any_text_is_a_target_or_an_invalid_one(text: str) -> None:
     with suppress(InvalidTarget):
@@ -41,7 +42,7 @@ def test_any_text_is_a_target_or_an_invalid_one(text: str) -> None:
             assert parse_target(render_target(target)) == target
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(TEXT | st.from_regex(r"bytes=[0-9]*-[0-9]*", fullmatch=True), st.integers(0, 2**63))
 def test_any_range_lies_within_the_content(text: str, size: int) -> None:
     wanted = parse_range(text)
@@ -51,7 +52,7 @@ def test_any_range_lies_within_the_content(text: str, size: int) -> None:
             assert 0 <= span.start < span.stop <= size
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=examples(100))
 @given(TEXT | st.from_regex(r"bytes [0-9]+-[0-9]+/[0-9]+", fullmatch=True))
 def test_any_content_range_is_consistent_or_invalid(text: str) -> None:
     with suppress(InvalidRange):

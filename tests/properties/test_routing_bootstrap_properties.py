@@ -16,6 +16,7 @@ from peili.routing.bootstrap import (
     parse_listing,
     parse_source,
 )
+from tests.properties.effort import examples
 
 ports = st.integers(1, 65535)
 addresses = st.ip_addresses().filter(lambda ip: not ip.is_unspecified and not ip.is_multicast)
@@ -23,7 +24,7 @@ words = ["dns", "http", "https", "static", "file", "ip4", "tcp", "p2p", "::1", "
 pieces = st.lists(st.sampled_from(words) | st.text(max_size=8), max_size=12).map("".join)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.text(max_size=200) | pieces)
 def test_any_text_parses_or_raises(text: str) -> None:
     for parse in (parse_source, parse_address, parse_lines):
@@ -31,7 +32,7 @@ def test_any_text_parses_or_raises(text: str) -> None:
             parse(text)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.binary(max_size=200))
 def test_any_body_parses_or_raises(body: bytes) -> None:
     with contextlib.suppress(InvalidBootstrap):
@@ -48,14 +49,14 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(json_values)
 def test_any_json_parses_or_raises(value: object) -> None:
     with contextlib.suppress(InvalidBootstrap):
         parse_listing(json.dumps(value).encode())
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(addresses, ports)
 def test_addresses_are_written_back_as_themselves(ip: object, port: int) -> None:
     address = BootstrapAddress(str(ip), port)

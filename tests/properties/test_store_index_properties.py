@@ -15,6 +15,7 @@ from peili.store.index import Evidence, StoreIndex
 from peili.store.manifests import InvalidManifest, parse_manifest
 from peili.store.protocol import Added
 from tests.fakes.images import build_index, index_of
+from tests.properties.effort import examples
 
 INDEX = build_index("model", layer_sizes=(10,))
 NESTED = index_of([INDEX, INDEX.parts[0]])
@@ -68,7 +69,7 @@ def fresh_copy(index: StoreIndex) -> StoreIndex:
     return copy
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(STEPS)
 def test_any_order_of_changes_ends_in_the_same_offer(steps: list[Step]) -> None:
     index = StoreIndex()
@@ -86,7 +87,7 @@ def test_any_order_of_changes_ends_in_the_same_offer(steps: list[Step]) -> None:
     assert all(index.descriptor(digest) == copy.descriptor(digest) for digest in held & MANIFESTS)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(STEPS)
 def test_nothing_is_left_when_everything_is_gone(steps: list[Step]) -> None:
     index = StoreIndex()
@@ -98,7 +99,7 @@ def test_nothing_is_left_when_everything_is_gone(steps: list[Step]) -> None:
     assert not any((index._entries, index._images, index._tags, index._tags_of, index._offered, index._unread))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=examples(150))
 @given(STEPS, st.lists(st.booleans(), max_size=60))
 def test_a_reader_at_any_pace_ends_with_what_is_offered(steps: list[Step], reads: list[bool]) -> None:
     async def play() -> None:

@@ -9,6 +9,7 @@ from peili.oci.media_types import DOCKER_INDEX, DOCKER_MANIFEST, INDEXES, MANIFE
 from peili.store.manifests import InvalidManifest, image_tag_key, parse_layout_index, parse_manifest
 from peili.store.protocol import Kind
 from tests.fakes.images import build_image, build_index
+from tests.properties.effort import examples
 
 IMAGE, INDEX = build_image("properties"), build_index("properties")
 VALID = [IMAGE.blobs[IMAGE.descriptor.digest], INDEX.blobs[INDEX.descriptor.digest]]
@@ -48,19 +49,19 @@ def check(content: bytes) -> None:
             assert child.descriptor.media_type.isprintable()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.binary(max_size=300))
 def test_any_bytes_parse_or_are_refused(content: bytes) -> None:
     check(content)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(DOCUMENTS)
 def test_any_document_parses_or_is_refused(document: object) -> None:
     check(json.dumps(document).encode())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(st.sampled_from(VALID), st.data())
 def test_a_damaged_manifest_parses_or_is_refused(content: bytes, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(content)))
@@ -68,7 +69,7 @@ def test_a_damaged_manifest_parses_or_is_refused(content: bytes, data: st.DataOb
     check(content[:start] + data.draw(st.binary(max_size=8)) + content[end:])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60))
 @given(
     st.sampled_from([b"[", b'{"a":', b"[[],", b'{"manifests":[', b'"\\ud800', b"1e999,"]), st.integers(1, 30_000)
 )
@@ -76,7 +77,7 @@ def test_bombs_are_refused(part: bytes, times: int) -> None:
     check(part * times)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(
     st.text(max_size=80) | st.from_regex(r"[a-zA-Z.]+(:\d+)?/[a-z/]+(:\w+)?(@sha256:[0-9a-f]{64})?", fullmatch=True)
 )
