@@ -306,9 +306,14 @@ def anti_affinity(rendered: Rendered) -> list[Any]:
 
 
 def matches(expressions: list[Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector's expressions fit, as Kubernetes says."""
+    judges = {
+        "Exists": lambda value, values: value is not None,
+        "In": lambda value, values: value in values,
+        "NotIn": lambda value, values: value not in values,
+    }
     return all(
-        entry["key"] in labels if entry["operator"] == "Exists" else labels.get(entry["key"]) not in entry["values"]
-        for entry in expressions
+        judges[entry["operator"]](labels.get(entry["key"]), entry.get("values", ())) for entry in expressions
     )
 
 
