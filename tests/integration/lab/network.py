@@ -67,6 +67,14 @@ class Namespace:
         """Let packets through, or lose them all without a word: no RST, no ICMP."""
         command("ip", "-n", self._bridge, "link", "set", self._port, "up" if yes else "down")
 
+    def side(self, number: int) -> None:
+        """Move this node to the bridge of this number, where it reaches those on the same one; all begin at 0."""
+        name, ip = f"bridge{number}", ("ip", "-n", self._bridge, "link")
+        with contextlib.suppress(CommandError):  # it is there already
+            command(*ip, "add", name, "type", "bridge", "stp_state", "0")
+        command(*ip, "set", name, "up")
+        command(*ip, "set", self._port, "master", name)
+
     def limit(self, megabits: int | None) -> None:
         """Limit what this node sends, in Mbit/s; None lifts it."""
         tc = ("tc", "-n", self.name, "qdisc")
