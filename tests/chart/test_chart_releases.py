@@ -1,0 +1,120 @@
+"""Several releases in one cluster, and the clean-up when one is removed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.chart.rendering import Chart, Object, Rendered
+from tests.chart.scenarios import SCENARIOS, Values
+
+pytestmark = pytest.mark.slow
+every_scenario = pytest.mark.parametrize("values", SCENARIOS.values(), ids=SCENARIOS.keys())
+
+
+def selects(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
+
+
+def identities(one: Object) -> tuple[str, str, str]:
+    return one["kind"], one["metadata"]["namespace"], one["metadata"]["name"]
+
+
+def anti_affinity(rendered: Rendered) -> list[Any]:
+    (term,) = rendered.pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["namespaceSelector"] == {}  # of every namespace
+    expressions: list[Any] = term["labelSelector"]["matchExpressions"]
+    return expressions
+
+
+def matches(expressions: list[Any], labels: dict[str, str]) -> bool:
+    """Whether a label selector's expressions fit, as Kubernetes says."""
+    judges = {
+        "Exists": lambda value, values: value is not None,
+        "In": lambda value, values: value in values,
+        "NotIn": lambda value, values: value not in values,
+    }
+    return all(
+        judges[entry["operator"]](labels.get(entry["key"]), entry.get("values", ())) for entry in expressions
+    )
+
+
+@pytest.mark.parametrize(("name", "namespace"), [("green", "peili-system"), ("blue", "other")])
+def test_two_releases_share_nothing_and_no_node(chart: Chart, name: str, namespace: str) -> None:
+    values = {**SCENARIOS["monitoring"], "dashboard": {"enabled": True}, "identity": {"persistent": True}}
+    first = chart.render(values, name="blue", namespace="peili-system")
+    second = chart.render(values, name=name, namespace=namespace)
+    assert not {identities(one) for one in first.objects} & {identities(one) for one in second.objects}
+    labels = [one.mirror["spec"]["template"]["metadata"]["labels"] for one in (first, second)]
+    if namespace == "peili-system":
+        for service in first.all("Service"):
+            assert not selects(service["spec"]["selector"], labels[1])
+        assert not selects(first.mirror["spec"]["selector"]["matchLabels"], labels[1])
+    assert matches(anti_affinity(first), labels[1])
+    assert matches(anti_affinity(second), labels[0])
+    assert not matches(anti_affinity(first), labels[0])
+    kept = [one.pod["volumes"][-2]["hostPath"]["path"] for one in (first, second)]
+    assert kept[0] != kept[1]
+    boards = [one.one("ConfigMap", hooks=False) for one in (first, second)]
+    uids = [
+        next(line for text in one["data"].values() for line in text.splitlines() if '"uid": "' in line)
+        for one in boards
+    ]
+    assert uids[0] != uids[1]
+
+
+def hooks(rendered: Rendered) -> Iterator[tuple[int, Object]]:
+    for one in rendered.objects:
+        annotations = one["metadata"].get("annotations", {})
+        if "helm.sh/hook" in annotations:
+            assert annotations["helm.sh/hook"] == "post-delete"
+            yield int(annotations["helm.sh/hook-weight"]), one
+
+
+@every_scenario
+def test_the_cleanup_starts_with_its_rights_and_ends_with_the_job_that_helm_waits_for(
+    chart: Chart, values: Values
+) -> None:
+    rendered = chart.render(values)
+    ordered = sorted(hooks(rendered), key=lambda pair: pair[0])
+    if not values.get("cleanup", {}).get("enabled", True):
+        assert not ordered
+        return
+    kinds = [one["kind"] for _, one in ordered]
+    assert kinds[-2:] == ["DaemonSet", "Job"]
+    assert all(before <= after for before, after in pairwise(weight for weight, _ in ordered))
+    assert {"ServiceAccount", "Role", "RoleBinding", "ConfigMap"} <= set(kinds[:-2])
+    for _, one in ordered:
+        policy = one["metadata"]["annotations"]["helm.sh/hook-delete-policy"]
+        assert policy == "before-hook-creation,hook-succeeded"
+        # Nothing of the release exists any more when hooks run after its deletion.
+        assert one["metadata"]["name"].endswith("-cleanup")
+    pod = ordered[-2][1]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"].endswith("-cleanup")
+    for kept in ("nodeSelector", "tolerations", "priorityClassName"):
+        assert pod.get(kept) == rendered.pod.get(kept)
+    assert pod["affinity"].get("nodeAffinity") == rendered.pod["affinity"].get("nodeAffinity")
+    assert not [volume for volume in pod["volumes"] if "secret" in volume]
+
+
+def test_the_cleanup_waits_for_the_end_of_the_nodes_peili(chart: Chart) -> None:
+    rendered = chart.render()
+    pod = rendered.one("DaemonSet", hooks=True)["spec"]["template"]["spec"]
+    (term,) = pod["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    labels = rendered.mirror["spec"]["template"]["metadata"]["labels"]
+    assert selects(term["labelSelector"]["matchLabels"], labels)
+    assert not selects(
+        term["labelSelector"]["matchLabels"],
+        rendered.one("DaemonSet", hooks=True)["spec"]["template"]["metadata"]["labels"],
+    )
+
+
+def test_the_quota_of_gke_is_there_for_the_cleanup_too(chart: Chart) -> None:
+    quotas = chart.render(SCENARIOS["GKE"]).all("ResourceQuota")
+    assert [one["metadata"]["name"] for one in quotas] == ["peili", "peili-cleanup"]
+    for quota in quotas:
+        (expression,) = quota["spec"]["scopeSelector"]["matchExpressions"]
+        assert expression["values"] == ["system-node-critical"]
