@@ -75,7 +75,10 @@ class Coordinator:
     def join(self, peer: Peer, join: Join, now: float) -> Lead | Follow | Wait:
         """A node wants this digest. `peer.id` and `peer.host` are those of its connection."""
         self._joins += 1
+        begins = join.key not in self._swarms and join.purpose is Purpose.FIRST and not join.offset
         swarm = self._swarm(join.key, join.total, now)
+        if begins:  # as far as anybody can know, nobody fetched it before: there are no Renews to wait for
+            swarm.created -= _YOUNG
         entry = self._entry(swarm, join.key, peer, join.offset, now)
         if entry.role is Role.COMMITTED:
             # It asks again, so it has it no longer.
@@ -85,7 +88,8 @@ class Coordinator:
         if entry.role is Role.LEADING and self._still_leads(swarm, entry, join, now):
             return self._lead_answer(entry, now)
         self._doubt(swarm, join.excluded)
-        sources = self._sources(swarm, entry, join.excluded, now, everybody=join.purpose is Purpose.RESUME)
+        excluded = (*join.excluded, *join.busy)
+        sources = self._sources(swarm, entry, excluded, now, everybody=join.purpose is Purpose.RESUME)
         if sources:
             return self._follow(swarm, entry, sources, now)
         return self._lead_or_wait(swarm, entry, join, now)
@@ -106,7 +110,8 @@ class Coordinator:
             advice = self._unstall(swarm, entry, renew, now) or self._speed_up(swarm, entry, renew, now)
             if advice is not None:
                 return advice
-        return Keep(entry.depth, round(entry.interval * 1000))
+        known = role is Role.LEADING or entry.source in swarm.entries
+        return Keep(entry.depth if known else 0, round(entry.interval * 1000))
 
     def leave(self, peer: Peer, leave: Leave, now: float) -> Keep:
         """A node fetches it no longer. Only its own entry changes."""

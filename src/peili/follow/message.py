@@ -44,7 +44,8 @@ class Join:
     """Who has, or fetches, this digest? `offset`: bytes that the sender's ingest holds; `total` 0: not known.
 
     `excluded`: peers that failed the sender in this pull. `burden`: leads that the sender has already and would
-    rather not add to. `port` is that of the sender's registry.
+    rather not add to. `port` is that of the sender's registry. `busy`: peers that had no room a moment ago, or were
+    not ahead of the sender: not to be named now, but no reason to lead beside them.
     """
 
     key: bytes
@@ -55,6 +56,7 @@ class Join:
     burden: int = 0
     port: int = 0
     zone: str = ""
+    busy: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Heard; go on as you do. `depth`: that of the receiver now; `milliseconds`: when to renew next."""
+    """Heard; go on as you do. `depth`: that of the receiver now, 0: its source is not known; renew next after
+    `milliseconds`."""
 
     depth: int = 0
     milliseconds: int = 500

@@ -25,12 +25,15 @@ from peili.follow.message import (
 )
 from peili.follow.settings import FollowSettings
 
-MAX_TRIES: Final = 24  # sources and answers without one byte in between
+MAX_TRIES: Final = 24  # sources and answers that name some without one byte in between
 MAX_WITHOUT_GROWTH: Final = 5.0  # seconds that a held response may wait in all without one byte; then upstream
 FIRST_PATIENCE: Final = 0.2  # seconds without any coordinator at the start; in the middle it is the stall limit
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
+_VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a verified source will do
 _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
-_BUSY_SECONDS: Final = 1.0  # a source that had no room, or was behind, may have room later
+_BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
+_BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
+_STALLED_SECONDS: Final = 5.0  # a source that stalled may have waited for another one
 
 
 class SourceFailure(Enum):
@@ -41,6 +44,15 @@ class SourceFailure(Enum):
     ENDED = auto()  # FIN or reset in the middle, or before the first byte
     STALLED = auto()
     BROKEN = auto()  # refused, timed out, another size or digest
+
+
+_SOFT: Final = {SourceFailure.BUSY, SourceFailure.BEHIND}
+_MOST_NAMED: Final = 32  # peers that are excluded in one message
+_EXCLUDED_SECONDS: Final = {
+    SourceFailure.BUSY: _BUSY_SECONDS,
+    SourceFailure.BEHIND: _BEHIND_SECONDS,
+    SourceFailure.STALLED: _STALLED_SECONDS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +119,7 @@ class SourceChoice:
         self._key, self._offset, self._total = key, offset, total
         self._burden, self._port, self._zone = burden, port, zone
         self._banned, self._verified_only = banned, verified_only
-        self._failed: OrderedDict[bytes, float] = OrderedDict()  # peer id -> when it may be asked again
+        self._failed: OrderedDict[bytes, tuple[float, SourceFailure]] = OrderedDict()  # until when, and why
         self._candidates: deque[Source] = deque()
         self._source: Source | None = None
         self._asking: Source | None = None
@@ -116,6 +128,7 @@ class SourceChoice:
         self._talking = False
         self._grew_at = now
         self._taken_at = now
+        self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
         self._ask_at = now  # the next Join, or Renew where there is a source
         self._silent_since = math.inf
@@ -152,10 +165,12 @@ class SourceChoice:
             case Follow(sources, depth):
                 self._offered(sources, depth, now)
             case Wait(milliseconds):
-                self._tries += 1
                 self._ask_at = now + max(milliseconds, 1) / 1000
             case Keep(depth, milliseconds):
-                self._depth = depth or self._depth
+                if 0 < depth < self._depth and not self._rose:
+                    # Somebody above has just begun to lead, or has a better source: give that its time, once.
+                    self._taken_at, self._rose = now, True
+                self._depth = max(depth, 1)  # nobody knows our source: no time for it beyond the shortest
                 self._ask_at = now + milliseconds / 1000 if self._source is not None else now
                 # Without a byte the coordinator may want to hear again sooner, but never rarer than from a lead.
                 self._suspect_at = max(self._suspect_at, min(self._ask_at, now + self._settings.renew_interval))
@@ -168,7 +183,7 @@ class SourceChoice:
         self._candidates.clear()
         self._depth = source.depth + 1
         self._purpose = Purpose.RESUME
-        self._taken_at = now
+        self._taken_at, self._rose = now, False
         self._ask_at = now + self._settings.renew_interval
         self._suspect_at = now + self._settings.suspicion
 
@@ -186,8 +201,7 @@ class SourceChoice:
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
-        lasting = failure not in {SourceFailure.BUSY, SourceFailure.BEHIND}
-        self._failed[peer_id] = math.inf if lasting else now + _BUSY_SECONDS
+        self._failed[peer_id] = (now + _EXCLUDED_SECONDS.get(failure, math.inf), failure)
         self._failed.move_to_end(peer_id)
         while len(self._failed) > _REMEMBERED:
             self._failed.popitem(last=False)
@@ -248,6 +262,10 @@ class SourceChoice:
 
     def _offered(self, sources: tuple[Source, ...], depth: int, now: float) -> None:
         self._depth = depth
+        if self._verified_only and not any(source.committed for source in sources):
+            # Nobody has verified it yet: look again, without end but that of the whole wait.
+            self._ask_at = now + _VERIFIED_RETRY
+            return
         self._tries += 1
         present = self._source.peer.id if self._source is not None else b""
         self._candidates = deque(s for s in sources if s.peer.id != present and self._may_ask(s, now))
@@ -269,11 +287,18 @@ class SourceChoice:
         peer_id = source.peer.id
         if self._verified_only and not source.committed:
             return False
-        return peer_id not in self._banned and now >= self._failed.get(peer_id, -math.inf)
+        until, _ = self._failed.get(peer_id, (-math.inf, None))
+        return peer_id not in self._banned and now >= until
 
-    def _excluded(self, now: float) -> tuple[bytes, ...]:
-        failed = [peer_id for peer_id, until in self._failed.items() if now < until]
-        return tuple([*failed, *(each for each in sorted(self._banned) if each not in self._failed)][:32])
+    def _named(self, now: float, *, busy: bool) -> tuple[bytes, ...]:
+        """Those that are not to be named to us: `busy`, for a moment; else they failed, or are banned."""
+        failed = [
+            peer_id
+            for peer_id, (until, failure) in self._failed.items()
+            if now < until and (failure in _SOFT) is busy
+        ]
+        banned = () if busy else [each for each in sorted(self._banned) if each not in self._failed]
+        return (*failed, *banned)[:_MOST_NAMED]
 
     def _joining(self, now: float) -> JoinNow:
         join = Join(
@@ -281,15 +306,17 @@ class SourceChoice:
             self._offset,
             self._total,
             self._purpose,
-            self._excluded(now),
+            self._named(now, busy=False),
             self._burden,
             self._port,
             self._zone,
+            self._named(now, busy=True),
         )
         return JoinNow(join)
 
     def _renewal(self, now: float) -> RenewNow:
         assert self._source is not None
         peer_id = self._source.peer.id
-        renew = Renew(self._key, self._offset, self._total, peer_id, self._excluded(now), self._port, self._zone)
+        excluded = (*self._named(now, busy=False), *self._named(now, busy=True))[:_MOST_NAMED]
+        renew = Renew(self._key, self._offset, self._total, peer_id, excluded, self._port, self._zone)
         return RenewNow(renew)

@@ -166,17 +166,15 @@ class HeldResponse:
             self._leaving = False
 
     async def _take(self, source: Source, nursery: trio.Nursery) -> None:
-        await self._leave()
-        self._ending.attempts += 1
-        offset = self._total - self._sink.remaining if self._sink is not None else self._first
-        try:
-            stream = await self._tree.asker.ask(source, self._target, offset)
-        except SourceRefused as error:
-            self._choice.failed(source.peer.id, error.failure, trio.current_time())
+        """Change to this source, if it agrees: the present one is left only then, at an exact byte."""
+        asked_at, stream = self._offset, await self._ask_source(source)
+        if stream is None:
             return
-        if self._total not in (0, stream.total):
+        await self._leave()
+        if self._offset != asked_at:
             await stream.response.aclose()
-            self._choice.failed(source.peer.id, SourceFailure.BROKEN, trio.current_time())
+            stream = await self._ask_source(source)
+        if stream is None:
             return
         self._stream = stream
         if self._sink is None and not await self._start(stream.total):
@@ -186,6 +184,25 @@ class HeldResponse:
         self._tree.observer.following(source.depth + 1)
         self._relayed, self._relay_ended = source, trio.Event()
         nursery.start_soon(self._relay, stream, self._relay_ended)
+
+    @property
+    def _offset(self) -> int:
+        """The next byte that containerd is to get."""
+        return self._total - self._sink.remaining if self._sink is not None else self._first
+
+    async def _ask_source(self, source: Source) -> GrowingStream | None:
+        """The source's bytes from our offset on; None where it does not give them, which the choice is told."""
+        self._ending.attempts += 1
+        try:
+            stream = await self._tree.asker.ask(source, self._target, self._offset)
+        except SourceRefused as error:
+            self._choice.failed(source.peer.id, error.failure, trio.current_time())
+            return None
+        if self._total not in (0, stream.total):
+            await stream.response.aclose()
+            self._choice.failed(source.peer.id, SourceFailure.BROKEN, trio.current_time())
+            return None
+        return stream
 
     async def _has_head(self) -> bool:
         """Have the head go out, where our own ingest tells the size: a head without a body means ask again."""

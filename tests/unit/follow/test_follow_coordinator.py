@@ -193,6 +193,19 @@ def test_who_excludes_every_lead_gets_one_only_while_there_are_few() -> None:
     assert len(leads) == SETTINGS.max_leads
 
 
+def test_who_finds_the_lead_busy_waits_for_it_and_one_whom_it_failed_leads() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    table.renew(A, renew(1), 0.1)
+    assert isinstance(table.join(B, replace(join(), busy=(A.id,)), 0.2), Wait)
+    assert isinstance(table.join(C, replace(join(), excluded=(A.id,)), 0.2), Lead)
+
+
+def test_a_source_that_is_not_known_has_no_depth() -> None:
+    table = Coordinator(SETTINGS)
+    assert table.renew(B, renew(MB, A), 0.0) == Keep(0, 500)
+
+
 def test_at_the_start_only_an_earlier_one_is_followed() -> None:
     table = Coordinator(SETTINGS)
     for each in (A, B, C):

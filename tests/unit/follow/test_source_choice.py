@@ -57,12 +57,12 @@ def test_a_source_without_room_is_followed_by_the_next_and_then_by_a_new_join_wi
     choice.failed(b"b", SourceFailure.BROKEN, 0.0)
     step = choice.next_step(0.0)
     assert isinstance(step, JoinNow)
-    assert step.join.excluded == (b"a", b"b")
+    assert (step.join.busy, step.join.excluded) == ((b"a",), (b"b",))
     assert step.join.purpose is Purpose.FIRST
     choice.answered(Wait(1500), 0.0)
     later = choice.next_step(1.5)
     assert isinstance(later, JoinNow)
-    assert later.join.excluded == (b"b",), "who had no room may have some later"
+    assert (later.join.busy, later.join.excluded) == ((), (b"b",)), "who had no room may have some later"
 
 
 def test_while_bytes_flow_it_renews_at_the_interval_that_it_was_told() -> None:
@@ -165,3 +165,32 @@ def test_it_asks_no_banned_source_and_says_so_when_it_joins() -> None:
     step = choice.next_step(0.2)
     assert isinstance(step, JoinNow)
     assert set(step.join.excluded) == {b"a", b"b"}
+
+
+def test_a_source_that_begins_to_lead_gets_its_time_once() -> None:
+    choice = following(A)
+    choice.next_step(0.0)
+    choice.taken(source(b"a", depth=2), 0.0)
+    choice.answered(Keep(1, 500), 1.8)
+    assert isinstance(choice.next_step(1.8 + S.stall_limit(1) - 0.01), RenewNow)
+    choice.answered(Keep(1, 500), 3.79)
+    assert isinstance(choice.next_step(1.8 + S.stall_limit(1)), JoinNow), "it did not use it"
+
+
+def test_a_source_that_no_coordinator_knows_gets_the_shortest_time() -> None:
+    choice = following(A)
+    choice.next_step(0.0)
+    choice.taken(source(b"a", depth=7), 0.0)
+    choice.answered(Keep(0, 500), 1.0)
+    assert isinstance(choice.next_step(S.stall_limit(1)), JoinNow)
+
+
+def test_a_source_that_stalled_may_be_followed_again_later() -> None:
+    choice = relaying(A)
+    stalled = S.stall_limit(1)
+    choice.next_step(stalled)
+    choice.answered(Follow((A,), 1), stalled)
+    assert not isinstance(choice.next_step(stalled), Take)
+    choice.grew(100, stalled + 4.0)
+    choice.answered(Follow((A,), 1), stalled + 5.0)
+    assert choice.next_step(stalled + 5.0) == Take(A)

@@ -9,6 +9,7 @@ connection to that very peer shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Final
 
 import trio
@@ -30,6 +31,7 @@ from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
 COORDINATORS: Final = 2
+CANDIDATES: Final = 2 * COORDINATORS  # that are remembered: the next ones take over where both are silent
 PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
 # The same where the other one says Lead: the closer one may have told somebody else to, and then two would.
 LEAD_PATIENCE: Final = 0.2
@@ -63,7 +65,7 @@ class Coordination:
         self._lookups = lookups
         self._own_contact = own_contact
         self._provided = provided
-        self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}
+        self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}  # until when, and the candidates
         self._pools: dict[Link, StreamPool] = {}
         self._silent: dict[bytes, float] = {}  # who did not answer in time, and until when that counts
 
@@ -121,19 +123,26 @@ class Coordination:
             nursery.start_soon(self._lookups.check, contact)
 
     async def _coordinators(self, key: bytes) -> tuple[bytes, ...]:
-        """The ids of the nodes closest to the key, the closest first."""
-        now = trio.current_time()
-        known = self._nearest.get(key)
-        if known is not None and now < known[0] and not any(self._is_suspect(peer_id) for peer_id in known[1]):
-            return known[1]
-        found = tuple(await self._find_coordinators(key))
-        self._nearest.pop(key, None)
-        self._nearest[key] = (now + NEAREST_LIFETIME, found)
-        if len(self._nearest) > MOST_NEAREST:
-            del self._nearest[next(iter(self._nearest))]
-        return found
+        """The ids of the two nodes closest to the key, the closest first; more where both are silent.
 
-    async def _find_coordinators(self, key: bytes) -> list[bytes]:
+        A silent one stays, as long as its connection does: all nodes have to mean the same two, and who is frozen
+        for a moment is not so for everybody at once.
+        """
+        now = trio.current_time()
+        until, found = self._nearest.get(key, (0.0, ()))
+        if now >= until or not all(map(self._may_coordinate, found)):
+            found = tuple(await self._find_candidates(key))
+            self._nearest.pop(key, None)
+            self._nearest[key] = (now + NEAREST_LIFETIME, found)
+            if len(self._nearest) > MOST_NEAREST:
+                del self._nearest[next(iter(self._nearest))]
+        chosen = found[:COORDINATORS]
+        if all(peer_id in self._silent for peer_id in chosen):
+            others = (peer_id for peer_id in found if peer_id not in self._silent)
+            chosen += tuple(islice(others, COORDINATORS))
+        return chosen
+
+    async def _find_candidates(self, key: bytes) -> list[bytes]:
         table, target = self._knowledge.table, position(kad_key(key))
         k = self._knowledge.settings.k
         if table.sees_everybody:
@@ -141,17 +150,19 @@ class Coordination:
         else:
             lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
             contacts = lookup.closest(k)
-        ids = {contact.id for contact in contacts if self._may_coordinate(contact.id)} | {self._knowledge.own_id}
-        return sorted(ids, key=lambda peer_id: distance(position(peer_id), target))[:COORDINATORS]
+        # Those that we are connected with, too, though they may be suspect now.
+        ids = {contact.id for contact in contacts} | {link.id for link in self._links} | {self._knowledge.own_id}
+        able = [peer_id for peer_id in ids if self._may_coordinate(peer_id)]
+        return sorted(able, key=lambda peer_id: distance(position(peer_id), target))[:CANDIDATES]
 
     def _may_coordinate(self, peer_id: bytes) -> bool:
-        """Not one that is suspect, nor one that is known not to speak the protocol."""
+        """Whether it speaks the protocol as far as we know, and is not known to be gone."""
+        if peer_id == self._knowledge.own_id:
+            return True
         link = self._links.get(peer_id)
-        unable = link is not None and link.identify is not None and not link.speaks(self.protocol)
-        return not unable and not self._is_suspect(peer_id)
-
-    def _is_suspect(self, peer_id: bytes) -> bool:
-        return self._knowledge.table.is_suspect(peer_id, trio.current_time())
+        if link is not None and link.identify is not None:
+            return link.speaks(self.protocol)
+        return not self._knowledge.table.is_suspect(peer_id, trio.current_time())
 
     async def _reach(self, peer_id: bytes) -> Link:
         link = self._links.get(peer_id)
@@ -218,7 +229,8 @@ class Coordination:
         now = trio.current_time()
         match ask:
             case Join():
-                self.coordinator.provided(ask.key, self._committed(ask.key, now), now)
+                if committed := self._committed(ask.key, now):
+                    self.coordinator.provided(ask.key, committed, now)
                 return self.coordinator.join(peer, ask, now)
             case Renew():
                 return self.coordinator.renew(peer, ask, now)
@@ -270,7 +282,7 @@ async def _best_reply(
         best = _best(answers)
         if scope.cancelled_caught or all(place in answers or place in silent for place in range(best)):
             break
-        if best < count:
+        if best in answers:
             until = min(until, started + (LEAD_PATIENCE if isinstance(answers[best], Lead) else PATIENCE))
     best = _best(answers)
     return answers.get(best)
@@ -278,4 +290,4 @@ async def _best_reply(
 
 def _best(answers: Mapping[int, Answer | None]) -> int:
     """The place of the closest coordinator that gave an answer; a place that there is not where none did."""
-    return min((place for place, answer in answers.items() if answer is not None), default=COORDINATORS)
+    return min((place for place, answer in answers.items() if answer is not None), default=CANDIDATES)
