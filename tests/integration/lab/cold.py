@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,10 @@ class ColdPulls:
 
         self._pulls[node] = future = self._pool.submit(pull)
         return future
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Something else that goes on meanwhile; the end of the `with` waits for it, too."""
+        self._pool.submit(work)
 
     def start_all(self, nodes: Sequence[Node], reference: str, *, pause: float = 0.0) -> None:
         """Begin one pull on each node, a pause after the one before."""
