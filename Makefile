@@ -8,12 +8,12 @@ BIN := $(VENV)/bin
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --require-hashes -r requirements/run.txt
+	$(BIN)/pip install -q --require-hashes --no-deps -r requirements/run.txt
 	$(BIN)/pip install -q --no-deps -e .
 	touch $@
 
 $(VENV)/.test: requirements/test.txt $(VENV)/.run
-	$(BIN)/pip install -q --require-hashes -r requirements/test.txt
+	$(BIN)/pip install -q --require-hashes --no-deps -r requirements/test.txt
 	touch $@
 
 demo: $(VENV)/.run  ## a whole cluster on this machine; KEEP=1 leaves it running

@@ -29,7 +29,7 @@ def table(machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
     """All figures in columns, below a line about the machine."""
     rows = [_row(figure) for outcome in outcomes for figure in outcome.figures]
     widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
-    lines = [_about(machine), "", _line(_HEAD, widths), _line(tuple("-" * width for width in widths), widths)]
+    lines = [about(machine), "", _line(_HEAD, widths), _line(tuple("-" * width for width in widths), widths)]
     for outcome in outcomes:
         lines.append(f"{outcome.benchmark.name}: {outcome.benchmark.title}")
         lines += [_line(_row(figure), widths) + _note(figure) for figure in outcome.figures]
@@ -59,7 +59,8 @@ def document(machine: Mapping[str, Any], outcomes: Sequence[Outcome]) -> Mapping
     }
 
 
-def _about(machine: Mapping[str, Any]) -> str:
+def about(machine: Mapping[str, Any]) -> str:
+    """When, what and where, and whether to believe it."""
     text = ", ".join(
         [
             f"{machine['time']}",

@@ -14,7 +14,7 @@ from peili.oci.descriptor import Descriptor
 from tests.fakes.nodes import fetch
 from tests.fakes.processes import Node, blob_target, manifest_target
 
-NOTICED = 10.0  # seconds that an honest request may take at most, on a machine with much else to do
+NOTICED = 20.0  # seconds that an honest pull may take at most, on a machine with much else to do
 
 
 @dataclass(slots=True)

@@ -26,8 +26,9 @@ from peili.settings import LayoutStoreSettings, LogLevel, RouterProtocol, RunSet
 from peili.store.layout import LayoutStore
 
 PORT = 5000
+# A thousand nodes and providers run in one run of the tests; loopback has room for many more.
 _hosts = (f"127.{a}.{b}.{c}" for a, b, c in itertools.product(
-    [random.randrange(16, 250)], [random.randrange(250)], range(1, 255)
+    [random.randrange(16, 250)], range(250), range(1, 255)
 ))  # fmt: skip
 
 

@@ -80,6 +80,8 @@ class _Lost:
 _Event = _Named | _Exhausted | _Won | _Lost
 # Events that may wait for the loop: it takes each at once, so this only has to cover one burst of the router.
 _EVENT_BUFFER = 256
+# What this node was told is looked up without waiting for anything, but it takes a few turns of the scheduler.
+AT_ONCE = 0.001  # seconds
 
 
 class Search:
@@ -91,6 +93,12 @@ class Search:
         self._anybody = False
         self._ended = trio.Event()
         nursery.start_soon(self._run)
+
+    async def found_at_once(self) -> bool:
+        """Whether somebody is named without anybody being asked, from what this node was told before."""
+        with trio.move_on_after(AT_ONCE):
+            await self._ended.wait()
+        return self._anybody
 
     async def found_anybody(self) -> bool:
         """Wait until that is known, no longer than the lookup's limit since the start."""

@@ -100,6 +100,11 @@ class Mirror:
         wanted_range: RangeRequest | None,
         trace: Trace,
     ) -> None:
+        if follower.is_small(target, digest) and await search.found_at_once():
+            # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
+            await self._answer_committed(exchange, key, target, wanted_range, trace)
+            if exchange.started:
+                return
         if await self._answer_from_tree(follower, exchange, digest, target, wanted_range, trace):
             return
         # Perhaps somebody has it whom the coordinators do not know.
