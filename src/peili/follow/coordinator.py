@@ -46,6 +46,7 @@ _LET_GO_AFTER: Final = 4.0
 _LET_GO_GAIN: Final = 10.0  # seconds that it has to save
 _YOUNG: Final = 2.1  # seconds: a table that began in the middle of a pull waits for the Renews of the others
 _LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
+_LATE: Final = 1.2  # intervals until the next Renew, at the latest
 _LAST: Final = 1 << 62  # the sequence of who is not kept
 
 
@@ -218,7 +219,7 @@ class Coordinator:
             # Its source may be about to say that it waits too.
             return Keep(entry.depth, round(_LOOK_AGAIN * 1000))
         source = swarm.entries.get(renew.source)
-        silent = source is None or now - source.heard >= self._settings.suspicion
+        silent = source is None or now - source.heard >= self._silence(source)
         nobody = not swarm.live_leads(now, waited) and not any(
             each.peer.id != renew.source and each.peer.id not in renew.excluded for each in swarm.committed()
         )
@@ -232,6 +233,12 @@ class Coordinator:
             self._moves += 1
             return self._follow(swarm, entry, sources, now)
         return self._grant(swarm, entry, now) if nobody else None
+
+    def _silence(self, source: Entry) -> float:
+        """How long nothing is heard of who is alive: a lead says as often as ever that it has not grown."""
+        if source.role is Role.LEADING:
+            return max(self._settings.suspicion, _LATE * source.interval)
+        return self._settings.suspicion
 
     def _speed_up(self, swarm: Swarm, entry: Entry, renew: Renew, now: float) -> Follow | Lead | None:
         """A follower whose source is the narrow place moves around it; if nobody is better, it may go upstream."""

@@ -9,6 +9,7 @@ MAX_DIGESTS: Final = 4096  # that one coordinator keeps; the one heard of longes
 MAX_ENTRIES: Final = 2048  # nodes of one digest; those beyond get sources, and are not remembered
 MAX_DIGESTS_OF_PEER: Final = 256  # in which one peer may have an entry; the next evicts its own oldest
 MAX_PEERS: Final = 8192  # with entries on one coordinator
+_PAUSES: Final = 2.0  # the usual pause between two growths, before one is a stall
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class FollowSettings:
     fan_out: int = 4
     max_leads: int = 3
     slots: int = 3
-    lapse: float = 1.0  # how long a follower waits for a lead that has not grown
+    # How long a follower waits for a lead that has not grown. containerd writes 1 MiB at a time: where several layers
+    # share 100 Mbit/s, one of them was seen to need 1.1 s for its first, and a second lead only adds to that load.
+    lapse: float = 3.0
     queued: float = 60.0  # how long a lead may wait in containerd's queue (2.1 and newer), which it says by Renews
     stall: float = 2.0
     stall_per_level: float = 0.5
@@ -37,6 +40,14 @@ class FollowSettings:
     hop: float = 0.003  # what one more level costs until its first byte
     link_rate: float = 40e6
 
-    def stall_limit(self, depth: int) -> float:
-        """How long a follower at this depth waits for a byte: longer further down, so that the nearest acts."""
-        return min(self.stall + self.stall_per_level * max(depth - 1, 0), self.longest_stall)
+    def stall_limit(self, depth: int, pause: float = 0.0) -> float:
+        """How long a follower at this depth waits for a byte: longer further down, so that the nearest acts.
+
+        `pause`: the usual one between two growths, in seconds; a slow upstream is no stall.
+        """
+        first = max(self.stall, _PAUSES * pause)
+        return min(first + self.stall_per_level * max(depth - 1, 0), self.longest_stall)
+
+    def first_growth_limit(self, depth: int) -> float:
+        """The same for the first byte: whoever is nearer to the upstream has given the lead up before."""
+        return self.lapse + self.stall_per_level * depth

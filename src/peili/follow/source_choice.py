@@ -33,6 +33,7 @@ _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a
 _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
 _BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
 _BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
+_FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
 _STALLED_SECONDS: Final = 5.0  # a source that stalled may have waited for another one
 
 
@@ -127,6 +128,7 @@ class SourceChoice:
         self._purpose = Purpose.FIRST
         self._talking = False
         self._grew_at = now
+        self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
         self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
@@ -190,6 +192,7 @@ class SourceChoice:
     def grew(self, offset: int, now: float) -> None:
         """Our containerd has this many bytes of the digest now."""
         if offset > self._offset:
+            self._pause = max(now - self._grew_at, _FORGETS * self._pause) if self._pause is not None else 0.0
             self._offset, self._grew_at, self._tries = offset, now, 0
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
@@ -246,7 +249,11 @@ class SourceChoice:
         return self._ask_at if self._source is None else min(self._ask_at, self._suspect_at)
 
     def _stall_limit(self) -> float:
-        return self._settings.stall_limit(self._depth)
+        source = self._source
+        if self._pause is None and source is not None and not source.committed and source.offset <= self._offset:
+            # It had no more than we have: it waits for the lead's first bytes itself.
+            return self._settings.first_growth_limit(self._depth)
+        return self._settings.stall_limit(self._depth, self._pause or 0.0)
 
     def _stalls_at(self) -> float:
         return max(self._grew_at, self._taken_at) + self._stall_limit()

@@ -46,6 +46,7 @@ class Entry:
     interval: float = 0.0
     granted: float = 0.0  # the lead
     grew_at: float | None = None
+    pause: float = 0.0  # between its last two growths; containerd writes 1 MiB at a time
     stays_since: float = 0.0  # when it last grew, or took its present source
     sampled: float = 0.0
     sampled_offset: int = 0
@@ -58,6 +59,7 @@ class Entry:
         """It says that it holds so many bytes."""
         self.heard, self.doubted = now, False
         if offset > self.offset:
+            self.pause = now - self.grew_at if self.grew_at is not None else 0.0
             self.grew_at = self.stays_since = now
         elapsed = now - self.sampled
         if offset < self.offset:
@@ -175,7 +177,7 @@ class Swarm:
             return False
         if entry.grew_at is None or entry.grew_at < entry.granted:
             return min(now - entry.granted, waited) < self.settings.lapse
-        return now - entry.grew_at < self.settings.stall
+        return now - entry.grew_at < self.settings.stall_limit(0, entry.pause)
 
     def live_leads(self, now: float, waited: float = 0.0) -> list[Entry]:
         """All live leads."""

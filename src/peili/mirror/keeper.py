@@ -237,7 +237,7 @@ class _Watch:
             self._lapsed = True
             self._keeper._slots.lead_over(self._key)
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
-        elif (watch.grew or (self._keeper._slots.limited and not self._lapsed)) and now >= self._renew_at:
+        elif (watch.grew or not self._lapsed) and now >= self._renew_at:
             if watch.grew:
                 self._keeper._slots.lead_grew(self._key)
             renew = Renew(self._key, watch.size, self._blob.total)

@@ -65,7 +65,7 @@ def chain(now: float = 0.0) -> Coordinator:
 
 def test_the_first_leads_and_the_next_ones_follow_each_other() -> None:
     table = Coordinator(SETTINGS)
-    assert table.join(A, join(), 0.0) == Lead(1000)
+    assert table.join(A, join(), 0.0) == Lead(3000)
     answer = table.join(B, join(), 0.0)
     assert isinstance(answer, Follow)
     assert [(s.peer, s.offset, s.depth, s.committed) for s in answer.sources] == [(A, 0, 0, False)]
@@ -85,16 +85,16 @@ def test_a_small_layer_makes_a_flat_tree_within_the_fan_out() -> None:
 
 def test_a_lead_is_found_again_and_not_granted_twice() -> None:
     table = Coordinator(SETTINGS)
-    assert table.join(A, join(), 0.0) == Lead(1000)
-    assert table.join(A, join(), 0.4) == Lead(600)
+    assert table.join(A, join(), 0.0) == Lead(3000)
+    assert table.join(A, join(), 0.4) == Lead(2600)
     assert table.statistics().leads_granted == 1
 
 
-def test_a_silent_lead_lapses_after_a_second() -> None:
+def test_a_lead_that_nothing_is_heard_of_lapses_before_its_time() -> None:
     table = Coordinator(SETTINGS)
     table.join(A, join(), 0.0)
     assert first(table.join(B, join(), 0.5)) == A
-    # B waited for a second, and A was not heard of: B leads; C follows B.
+    # A did not even say that it still has no byte: B leads; C follows B.
     assert isinstance(table.join(B, resume(0), 1.55), Lead)
     assert first(table.join(C, join(), 1.6)) == B
 
@@ -105,8 +105,21 @@ def test_a_lead_that_says_that_it_is_queued_is_waited_for_as_long_as_by_any_foll
     for tick in range(1, 9):
         table.renew(A, renew(0), tick * 0.5)
     assert first(table.join(B, join(), 4.1)) == A
-    assert isinstance(table.renew(B, renew(0, A), 4.6), Keep)
-    assert isinstance(table.renew(B, renew(0, A), 5.2), Lead)
+    for tick in range(9, 14):
+        table.renew(A, renew(0), tick * 0.5)
+        assert table.renew(B, renew(0, A), tick * 0.5 + 0.1) in (Keep(1, 100), Keep(1, 500))
+    table.renew(A, renew(0), 7.0)
+    assert isinstance(table.renew(B, renew(0, A), 7.2), Lead), "it has waited for three seconds"
+
+
+def test_a_slow_upstream_is_no_stall() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    for tick in range(16):  # it grows at 2 and at 4 seconds
+        table.renew(A, renew(min(tick // 4, 2) * MB), tick * 0.5)
+    assert first(table.join(B, resume(MB), 7.9)) == A
+    table.renew(A, renew(2 * MB), 8.0)
+    assert isinstance(table.join(C, resume(MB), 8.1), Lead), "twice its usual pause is over"
 
 
 def test_the_same_zone_comes_first() -> None:

@@ -194,3 +194,34 @@ def test_a_source_that_stalled_may_be_followed_again_later() -> None:
     choice.grew(100, stalled + 4.0)
     choice.answered(Follow((A,), 1), stalled + 5.0)
     assert choice.next_step(stalled + 5.0) == Take(A)
+
+
+def test_a_lead_without_bytes_gets_the_time_for_its_first_ones() -> None:
+    empty = Source(A.peer, 0, 0, committed=False)
+    choice = following(empty)
+    choice.next_step(0.0)
+    choice.taken(empty, 0.0)
+    choice.answered(Keep(1, 500), 0.4)
+    assert isinstance(choice.next_step(S.first_growth_limit(1) - 0.01), RenewNow)
+    choice.answered(Keep(1, 500), S.first_growth_limit(1) - 0.01)
+    assert isinstance(choice.next_step(S.first_growth_limit(1)), JoinNow)
+
+
+def test_a_committed_source_without_bytes_stalls_at_once() -> None:
+    committed = source(b"c", committed=True)
+    choice = following(committed)
+    choice.next_step(0.0)
+    choice.taken(committed, 0.0)
+    choice.answered(Keep(1, 500), 0.4)
+    assert isinstance(choice.next_step(S.stall_limit(1)), JoinNow)
+
+
+def test_who_gets_bytes_rarely_waits_longer_for_the_next() -> None:
+    choice = relaying(A)
+    for tick in range(1, 4):
+        choice.grew(100 * tick, tick * 1.5)
+    choice.next_step(4.5)
+    choice.answered(Keep(1, 500), 4.6)
+    assert isinstance(choice.next_step(4.5 + S.stall_limit(1) + 0.5), RenewNow)
+    choice.answered(Keep(1, 500), 7.0)
+    assert isinstance(choice.next_step(4.5 + 3.0), JoinNow), "twice its usual pause"
