@@ -25,8 +25,8 @@ class FollowSettings:
     fan_out: int = 4
     max_leads: int = 3
     slots: int = 3
-    # How long a follower waits for a lead that has not grown. containerd writes 1 MiB at a time: where several layers
-    # share 100 Mbit/s, one of them was seen to need 1.1 s for its first, and a second lead only adds to that load.
+    # How long a follower waits for a lead that has not grown. containerd writes 1 MiB at a time: where several
+    # layers share 100 Mbit/s, one was seen to need 1.1 s for its first, and a second lead only adds to that load.
     lapse: float = 3.0
     queued: float = 60.0  # how long a lead may wait in containerd's queue (2.1 and newer), which it says by Renews
     stall: float = 2.0
