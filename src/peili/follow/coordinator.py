@@ -162,6 +162,11 @@ class Coordinator:
         """A repeated first join finds its lead again; one that was leading and resumes has lost its upstream."""
         return join.purpose is Purpose.FIRST and entry.grew_at is None and swarm.is_live_lead(entry, now)
 
+    def _has_begun(self, entry: Entry, lead: Entry, now: float) -> bool:
+        """Whether a lead is younger than what `entry` holds against it: that it brought no bytes, having none."""
+        last = entry.grew_at if entry.grew_at is not None else entry.joined
+        return last < lead.granted and now - lead.granted < self._settings.lapse
+
     def _lead_answer(self, entry: Entry, now: float) -> Lead:
         left = entry.granted + self._settings.lapse - now
         return Lead(max(1, round(left * 1000)))
@@ -193,7 +198,9 @@ class Coordinator:
             wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
             left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
             return self._wait(swarm, entry, left, now) if left > 0 else self._grant(swarm, entry, now)
-        useful = [lead for lead in leads if lead.peer.id not in join.excluded]
+        useful = [
+            lead for lead in leads if lead.peer.id not in join.excluded or self._has_begun(entry, lead, now)
+        ]
         if useful:
             soonest = min(_catch_up(swarm, lead, entry.offset, now) for lead in useful)
             if soonest < _CATCH_UP or len(leads) >= self._settings.max_leads:

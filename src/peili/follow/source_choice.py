@@ -34,7 +34,8 @@ _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound toge
 _BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
 _BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
-_STALLED_SECONDS: Final = 5.0  # a source that stalled may have waited for another one
+_STALLED_SECONDS: Final = 5.0
+_WAITED_SECONDS: Final = 1.0  # a follower that stalled waited for its own source, and may have found another
 
 
 class SourceFailure(Enum):
@@ -204,7 +205,10 @@ class SourceChoice:
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
-        self._failed[peer_id] = (now + _EXCLUDED_SECONDS.get(failure, math.inf), failure)
+        seconds = _EXCLUDED_SECONDS.get(failure, math.inf)
+        if failure is SourceFailure.STALLED and self._depth > 1:
+            seconds = _WAITED_SECONDS
+        self._failed[peer_id] = (now + seconds, failure)
         self._failed.move_to_end(peer_id)
         while len(self._failed) > _REMEMBERED:
             self._failed.popitem(last=False)

@@ -187,6 +187,8 @@ class Swarm:
         """The bytes that it probably holds now."""
         if entry.role is Role.COMMITTED:
             return self.total or entry.offset
+        if entry.grew_at != entry.heard:
+            return entry.offset  # it has just said that it does not grow
         since = min(now - entry.heard, 1.5 * entry.interval)
         return entry.offset + int(max(entry.rate, 0.0) * max(since, 0.0))
 

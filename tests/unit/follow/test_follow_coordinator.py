@@ -149,10 +149,12 @@ def test_nobody_is_told_to_follow_who_follows_it_or_holds_less() -> None:
     table = chain()
     # A lost its upstream. B and C hold less, and follow it: A leads again.
     assert isinstance(table.join(A, resume(202 * MB), 2.1), Lead)
-    # B lost A: C follows B, and holds less; there is only A.
+    # B lost A: C follows B, and holds less; there is only A, which has just begun.
     assert first(table.join(B, resume(199 * MB), 2.1)) == A
-    answer = table.join(B, resume(199 * MB, A), 2.1)
-    assert isinstance(answer, Lead)
+    assert isinstance(table.join(B, resume(199 * MB, A), 2.1), Wait)
+    for tick in range(6):
+        table.renew(A, renew(203 * MB + tick), 2.6 + tick * 0.5)
+    assert isinstance(table.join(B, resume(199 * MB, A), 5.2), Lead)
 
 
 def test_the_follower_of_a_frozen_node_moves_and_the_one_below_stays() -> None:
@@ -302,3 +304,24 @@ def test_a_large_herd_is_answered_fast_enough_to_matter() -> None:
         table.join(peer(number), join(), 0.0)
     swarm = table._swarms[KEY]
     assert len(list(swarm.likely_sources())) <= 16 + 2 * 8 + SETTINGS.max_leads
+
+
+def test_a_lead_that_has_just_begun_is_not_held_to_what_it_lacked_before() -> None:
+    """A froze. B, which had nothing more for C, leads; C, which therefore gave B up, waits for its bytes."""
+    table = chain()
+    assert isinstance(table.join(B, resume(199 * MB, A), 4.5), Lead)
+    assert isinstance(table.join(C, resume(198 * MB, B), 4.6), Wait)
+    table.renew(B, renew(199 * MB), 5.0)
+    table.renew(B, renew(199 * MB), 6.0)
+    table.renew(B, renew(199 * MB), 7.0)
+    assert isinstance(table.join(C, resume(198 * MB, B), 7.6), Lead), "but it does not begin to grow"
+
+
+def test_who_says_that_it_does_not_grow_is_not_ahead_of_what_it_says() -> None:
+    """A froze, and B and C have the same: neither is named to the other, and one leads before any has given up."""
+    table = chain()
+    table.renew(B, renew(199 * MB, A), 3.0)
+    table.renew(C, renew(199 * MB, B), 3.0)
+    assert isinstance(table.renew(B, renew(199 * MB, A), 3.4), Lead)
+    assert isinstance(table.renew(C, renew(199 * MB, B), 3.4), Keep)
+    assert isinstance(table.renew(C, renew(199 * MB, B), 3.5), Keep)
