@@ -100,7 +100,7 @@ def is_held_up(swarm: Swarm, entry: Entry, front: float, now: float) -> bool:
         return True
     above = swarm.entries.get(source.source) if source.source else None
     if above is None:
-        return source.role is Role.LEADING and source.rate < 0.7 * front
+        return source.role is Role.LEADING and 0 < source.rate < 0.7 * front  # one that has just begun has no rate
     return _lags(swarm, source, swarm.estimate(above, now), front, now)
 
 

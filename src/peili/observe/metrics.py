@@ -231,8 +231,8 @@ def _brief(message: Ask | Answer | None) -> str:
     match message:
         case Join(offset=offset, purpose=purpose, excluded=excluded):
             text = f"join {purpose.name.lower()} at {offset} without {len(excluded)}"
-        case Renew(offset=offset, source=source):
-            text = f"renew at {offset} {'follows' if source else 'leads'}"
+        case Renew(offset=offset, source=source, excluded=excluded):
+            text = f"renew at {offset} {'follows' if source else 'leads'} without {len(excluded)}"
         case Leave(outcome=outcome):
             text = f"leave {outcome.name.lower()}"
         case Lead(milliseconds):

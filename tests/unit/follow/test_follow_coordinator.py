@@ -325,3 +325,15 @@ def test_who_says_that_it_does_not_grow_is_not_ahead_of_what_it_says() -> None:
     assert isinstance(table.renew(B, renew(199 * MB, A), 3.4), Lead)
     assert isinstance(table.renew(C, renew(199 * MB, B), 3.4), Keep)
     assert isinstance(table.renew(C, renew(199 * MB, B), 3.5), Keep)
+
+
+def test_a_source_that_has_just_begun_to_lead_is_not_taken_for_a_slow_one() -> None:
+    """A gets no more from upstream, and is not given up yet; B, with nothing more for C, leads: C stays with B."""
+    table = chain()
+    for tick in range(5, 8):
+        table.renew(A, renew(200 * MB + MB), tick * 0.5)
+        table.renew(B, renew(199 * MB, A), tick * 0.5)
+        table.renew(C, renew(198 * MB, B), tick * 0.5)
+    assert isinstance(table.join(B, resume(199 * MB, A), 4.2), Lead)
+    table.renew(B, renew(199 * MB), 4.21)
+    assert isinstance(table.renew(C, renew(198 * MB, B), 4.22), Keep)
