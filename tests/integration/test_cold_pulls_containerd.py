@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.lab.cold import ColdPulls, check_bytes, warm_up
+from tests.integration.lab.cold import HICCUP, SLACK, ColdPulls, check_bytes, warm_up
 from tests.integration.lab.containerd import NAMESPACE, VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import LAYER, Layer
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.containerd
 
 RATE = 100  # Mbit/s that the upstream sends
 SIZE = 24 << 20  # bytes of an image's layers: about two seconds
-SLACK = 3.0  # seconds: what a loaded machine may take longer
 NEWEST = VERSIONS[2]  # 2.1 or newer: three downloads at once for all pulls of a node
 CHUNK = 4 << 20  # bytes that containerd asks for in one of several requests
 
@@ -64,7 +63,7 @@ def test_two_images_in_opposite_order_through_the_slots_of_two_nodes(
     for image in images:
         check_bytes([one, other], image)
     # Where every slot waits for the other node, some have to be freed, and their layers may be fetched twice.
-    assert first.ratio() + second.ratio() <= 2 * 1.67
+    assert first.ratio() + second.ratio() <= 2 * 1.67 + HICCUP
     single = 2 * SIZE * 8 / RATE / 1e6
     assert max(*first.seconds.values(), *second.seconds.values()) <= 1.67 * single + SLACK
 
@@ -102,7 +101,7 @@ def test_several_requests_for_one_layer_at_once(
 
     check_bytes(others, image)
     # Who fetches in parallel from upstream asks for more than it takes.
-    assert pulls.ratio() <= 1.4
+    assert pulls.ratio() <= 1.4 + HICCUP
 
 
 def in_parallel(node: Node, chunk: int) -> None:
@@ -125,12 +124,12 @@ def test_another_containerd_namespace_takes_no_part(lab: Lab, nodes: list[Node],
     with ColdPulls(image, registry) as pulls:
         pulls.start_all(others, reference)
         pulls.wait()
-        assert pulls.ratio() <= 1.05, "what another namespace has is not offered"
+        assert pulls.ratio() <= 1.05 + HICCUP, "what another namespace has is not offered"
         pulls.start(stranger, reference)
         pulls.wait()
 
     check_bytes(nodes, image)
-    assert pulls.ratio() <= 1.05
+    assert pulls.ratio() <= 1.05 + HICCUP
 
 
 def test_a_fetch_for_another_namespace_holds_nobody_up(lab: Lab, nodes: list[Node], registry: Registry) -> None:
@@ -144,7 +143,7 @@ def test_a_fetch_for_another_namespace_holds_nobody_up(lab: Lab, nodes: list[Nod
         pulls.wait()
 
     check_bytes(others, image)
-    assert pulls.ratio() <= 2.05, "one for each namespace"
+    assert pulls.ratio() <= 2.05 + HICCUP, "one for each namespace"
     single = 2 * SIZE * 8 / RATE / 1e6
     assert max(pulls.seconds.values()) <= single + SLACK
 
@@ -171,7 +170,9 @@ def test_a_layer_above_two_gibibytes_whose_leader_dies() -> None:
             others = [node for node in nodes if node is not leader]
             for node in others:
                 pulls.wait_received(node, (2 << 30) + 1)
+            lab.upstream.limit(RATE)  # the rest takes longer than the leader needs to stop
             leader.containerd.stop()
+            lab.upstream.limit(2000)
             pulls.wait(*others)
             with pytest.raises(CriError):
                 pulls.wait(leader)

@@ -12,7 +12,16 @@ from peili.kademlia.keyspace import distance, kad_key, key_digest, position
 from peili.libp2p.peer_id import PeerId
 from peili.oci.digest import Digest
 from peili.oci.key import digest_key
-from tests.integration.lab.cold import PULL_TIMEOUT, ColdPulls, check_bytes, ingest, warm_up
+from tests.integration.lab.cold import (
+    HICCUP,
+    LAPSE,
+    PULL_TIMEOUT,
+    SLACK,
+    ColdPulls,
+    check_bytes,
+    ingest,
+    warm_up,
+)
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
@@ -29,7 +38,6 @@ SIZE = 32 << 20  # bytes of the layer: 2.7 s
 SOME = 8 << 20  # bytes that are there when something happens
 CLUSTER = (VERSIONS[0], VERSIONS[2], VERSIONS[1], VERSIONS[2], VERSIONS[0])
 STALL = 2.0  # seconds, the default of --stall-timeout
-SLACK = 3.0  # seconds: what a loaded machine may take longer
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +115,7 @@ def test_the_leader_breaks(nodes: list[Node], registry: Registry, image: Image, 
             pulls.wait(*others)
 
     check_bytes(others, image)
-    assert pulls.ratio() <= LEADERS[how]
+    assert pulls.ratio() <= LEADERS[how] + HICCUP
     single = SIZE * 8 / RATE / 1e6
     assert max(pulls.seconds[node] for node in others) <= (LEADERS[how] * single) + STALL + SLACK
 
@@ -130,7 +138,7 @@ def test_a_source_in_the_middle_breaks(
 
     check_bytes(others, image)
     # Its own containerd goes upstream where its Peili is gone.
-    assert pulls.ratio() <= (1.05 if how == "containerd stopped" else 1.85)
+    assert pulls.ratio() <= (1.05 if how == "containerd stopped" else 1.85) + HICCUP
     single = SIZE * 8 / RATE / 1e6
     assert max(pulls.seconds[node] for node in others) <= single + STALL + SLACK
 
@@ -149,7 +157,7 @@ def test_the_coordinator_breaks(
             pulls.wait()
 
     check_bytes(others, image)
-    assert pulls.ratio() <= 1.05
+    assert pulls.ratio() <= 1.05 + HICCUP
 
 
 def test_both_coordinators_are_silent_from_the_start(
@@ -183,7 +191,7 @@ def test_containerd_cancels_a_pull(
             pulls.wait(cancelled)
 
     check_bytes(others, image)
-    assert pulls.ratio() <= 1.15
+    assert pulls.ratio() <= 1.15 + HICCUP
 
 
 @pytest.mark.parametrize("how", [401, 403, 404, 503, "silent"])
@@ -204,9 +212,9 @@ def test_upstream_fails_for_the_leader_only(
         seconds = dict(pulls.seconds)
 
     check_bytes(others, image)
-    assert pulls.ratio() <= 1.05
+    assert pulls.ratio() <= 1.05 + HICCUP
     single = SIZE * 8 / RATE / 1e6
-    assert max(seconds[node] for node in others) <= single + SLACK
+    assert max(seconds[node] for node in others) <= single + LAPSE + SLACK
 
 
 def test_a_leader_with_wrong_bytes_costs_one_attempt(
@@ -232,7 +240,7 @@ def test_a_leader_with_wrong_bytes_costs_one_attempt(
 
     check_bytes(others, image)
     # Each waits for somebody who has verified it, but for one that it does not believe any more.
-    assert pulls.ratio() <= 3.05
+    assert pulls.ratio() <= 3.05 + HICCUP
 
 
 @contextmanager
