@@ -8,7 +8,7 @@ connection to that very peer shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from itertools import islice
 from typing import Final
 
@@ -16,7 +16,8 @@ import trio
 
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
-from peili.follow.message import Answer, Ask, Follow, Join, Lead, Leave, Peer, Renew, Source, follow_protocol
+from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
+from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, SILENT_TIME, Counts, judge
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
@@ -30,13 +31,6 @@ from peili.routing.kademlia.links import IDENTIFY_TIMEOUT, Link, Links, PeerFail
 from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
-COORDINATORS: Final = 2
-CANDIDATES: Final = 2 * COORDINATORS  # that are remembered: the next ones take over where both are silent
-PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
-# The same where the other one says Lead: the closer one may have told somebody else to, and then two would.
-LEAD_PATIENCE: Final = 0.2
-ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
-SILENT_TIME: Final = 3.0  # seconds for which a coordinator that did not answer in time is not waited for
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024
 RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
@@ -268,26 +262,13 @@ def _host_of(contact: Contact) -> str:
 async def _best_reply(
     receive: trio.MemoryReceiveChannel[_Reply], count: int, silent: frozenset[int] = frozenset()
 ) -> Answer | None:
-    """The closest coordinator's answer at once, another's after some patience, None when all have failed.
-
-    `silent`: those that did not answer lately are not waited for beside one that does.
-    """
-    answers: dict[int, Answer | None] = {}
+    """What follow.replies says of the answers as they come in."""
+    replies: dict[int, Answer | None] = {}
     started = trio.current_time()
-    until = started + ASK_TIMEOUT
-    while len(answers) < count:
-        with trio.move_on_at(until) as scope:
+    while True:
+        judged = judge(replies, count, trio.current_time() - started, silent)
+        if isinstance(judged, Counts):
+            return judged.answer
+        with trio.move_on_at(started + judged.until):
             place, answer = await receive.receive()
-            answers[place] = answer
-        best = _best(answers)
-        if scope.cancelled_caught or all(place in answers or place in silent for place in range(best)):
-            break
-        if best in answers:
-            until = min(until, started + (LEAD_PATIENCE if isinstance(answers[best], Lead) else PATIENCE))
-    best = _best(answers)
-    return answers.get(best)
-
-
-def _best(answers: Mapping[int, Answer | None]) -> int:
-    """The place of the closest coordinator that gave an answer; a place that there is not where none did."""
-    return min((place for place, answer in answers.items() if answer is not None), default=CANDIDATES)
+            replies[place] = answer
