@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 from tests.integration.install import SUITES, containerd_of, version
@@ -95,6 +96,11 @@ class Containerd:
         self.stop()
         self.start()
         self.wait_ready()
+
+    def freeze(self, yes: bool) -> None:
+        """SIGSTOP or SIGCONT."""
+        assert self._process is not None, "containerd does not run"
+        self._process.send(signal.SIGSTOP if yes else signal.SIGCONT)
 
     def close(self) -> None:
         """End it whatever state it is in."""

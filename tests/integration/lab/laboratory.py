@@ -19,7 +19,7 @@ from tests.integration.lab.node import ROUTER_PORT, Node
 from tests.integration.lab.upstream import Registry
 
 UPSTREAM = 250  # the last byte of the upstream's address
-MAXIMUM_NODES = 9
+MAXIMUM_NODES = 20
 SHARED_MEMORY = Path("/dev/shm")
 ENOUGH = 5 << 30  # bytes of memory that must be free for a laboratory to lie there
 # Names without a dot or a port are not registries to containerd; the port is part of the name.
