@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks import (
+    cold_alone,
+    cold_connections,
+    cold_pulls,
     flat,
     idle,
     kademlia,
@@ -23,6 +26,11 @@ BENCHMARKS: Sequence[Benchmark] = (
     Benchmark("no-capabilities", "a warm pull without capabilities", warm_pull.no_capabilities, lab=True),
     Benchmark("lost-provider", "a provider that is lost in the middle of a layer", lost_provider.run, lab=True),
     Benchmark("slow-holder", "ten pullers and one holder with a slow link", slow_holder.run, lab=True),
+    Benchmark("cold-pulls", "two and five nodes pull a new image at once", cold_pulls.run, lab=True),
+    Benchmark("cold-ten", "ten nodes pull a new image at once", cold_pulls.ten, lab=True),
+    Benchmark("cold-staggered", "nodes pull a new image one after another", cold_pulls.staggered, lab=True),
+    Benchmark("cold-per-connection", "an upstream that limits each connection", cold_connections.run, lab=True),
+    Benchmark("cold-alone", "a new image that nobody else pulls", cold_alone.run, lab=True),
     Benchmark("latency", "first byte in a cluster of ten", latency.run),
     Benchmark("idle", "an idle node", idle.run),
     Benchmark("flat", "memory over many requests", flat.run),
