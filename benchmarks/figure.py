@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the median of a figure's values must reach: at most `limit`, or at least."""
+    """What a figure's values must reach: at most `limit`, or at least."""
 
     limit: float
     at_least: bool = False
@@ -23,7 +23,10 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Measured values of one thing in one unit. `direct` are those of the same without a mirror, or undisturbed."""
+    """Measured values of one thing in one unit. `direct` are those of the same without a mirror, or undisturbed.
+
+    Its goal is for the median, or with `judge_worst` for every single value: what is promised is no average.
+    """
 
     name: str
     unit: str
@@ -31,6 +34,7 @@ class Figure:
     goal: Goal | None = None
     direct: tuple[float, ...] = ()
     note: str = ""
+    judge_worst: bool = False
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -42,9 +46,16 @@ class Figure:
         return statistics.median(self.values)
 
     @property
+    def judged(self) -> float:
+        """The value that the goal is for."""
+        if not self.judge_worst:
+            return self.median
+        return min(self.values) if self.goal is not None and self.goal.at_least else max(self.values)
+
+    @property
     def met(self) -> bool | None:
         """Whether the goal is met; None where there is none."""
-        return None if self.goal is None else self.goal.met(self.median)
+        return None if self.goal is None else self.goal.met(self.judged)
 
     @property
     def ratio(self) -> float | None:
@@ -54,8 +65,8 @@ class Figure:
 
     @property
     def share_of_goal(self) -> float | None:
-        """The median by the goal's limit."""
-        return self.median / self.goal.limit if self.goal is not None and self.goal.limit else None
+        """The judged value by the goal's limit."""
+        return self.judged / self.goal.limit if self.goal is not None and self.goal.limit else None
 
     def document(self) -> Mapping[str, Any]:
         """For JSON."""
@@ -70,6 +81,7 @@ class Figure:
             "ratio_to_direct": self.ratio,
             "goal": None if self.goal is None else self.goal.limit,
             "goal_is_at_least": None if self.goal is None else self.goal.at_least,
+            "goal_is_for_each": self.judge_worst,
             "share_of_goal": self.share_of_goal,
             "met": self.met,
             "note": self.note,

@@ -29,7 +29,8 @@ def _row(figure: Mapping[str, Any]) -> str:
     single = len(figure["values"]) == 1
     spread = "" if single else f"{number(figure['min'])} to {number(figure['max'])}"
     sign = "at least" if figure["goal_is_at_least"] else "at most"
-    goal = "" if figure["goal"] is None else f"{sign} {number(figure['goal'])}"
+    each = "each " if figure["goal_is_for_each"] else ""
+    goal = "" if figure["goal"] is None else f"{each}{sign} {number(figure['goal'])}"
     met = {None: "", True: "yes", False: "**no**"}[figure["met"]]
     ratio = "" if figure["ratio_to_direct"] is None else f", {number(figure['ratio_to_direct'])} of direct"
     name = f"{figure['name']} ({figure['note']})" if figure["note"] else figure["name"]

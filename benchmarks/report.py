@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.bench import Benchmark
-from benchmarks.figure import Figure
+from benchmarks.figure import Figure, Goal
 
 _HEAD = ("figure", "unit", "min", "median", "max", "direct", "of direct", "goal", "of goal", "met")
 
@@ -80,7 +80,8 @@ def _sum(outcomes: Sequence[Outcome]) -> str:
     missed = [figure.name for outcome in outcomes for figure in outcome.figures if figure.met is False]
     failed = [outcome.benchmark.name for outcome in outcomes if outcome.failed]
     skipped = [outcome.benchmark.name for outcome in outcomes if outcome.skipped]
-    parts = [f"{sum(verdicts)} of {len(verdicts)} goals met"]
+    judged = f"{sum(verdicts)} of {len(verdicts)} goals met"
+    parts = [judged if verdicts else "no goal was judged (a quick run judges none)"]
     parts += [f"not met: {'; '.join(missed)}"] if missed else []
     parts += [f"failed: {', '.join(failed)}"] if failed else []
     parts += [f"not measured: {', '.join(skipped)}"] if skipped else []
@@ -99,10 +100,14 @@ def _row(figure: Figure) -> tuple[str, ...]:
         "" if single else number(max(figure.values)),
         "" if direct is None else number(direct),
         "" if figure.ratio is None else number(figure.ratio),
-        "" if goal is None else f"{'>=' if goal.at_least else '<='} {number(goal.limit)}",
+        "" if goal is None else _goal(goal, each=figure.judge_worst),
         "" if figure.share_of_goal is None else number(figure.share_of_goal),
         "" if met is None else "yes" if met else "NO",
     )
+
+
+def _goal(goal: Goal, *, each: bool) -> str:
+    return f"{'each ' if each else ''}{'>=' if goal.at_least else '<='} {number(goal.limit)}"
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
