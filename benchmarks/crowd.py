@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import slow_readers
@@ -15,18 +17,31 @@ from tests.integration.lab.processes import Process
 from tests.integration.lab.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
-_TIMEOUT = 60.0  # seconds until every client has read something
-_SAID = re.compile(r"reading (\d+) ended (\d+) bytes (\d+)")
+_TIMEOUT = 60.0  # seconds until every client was answered
+_SAID = re.compile(r"begun (\d+) refused (\d+) ended (\d+) bytes (\d+) least (\d+)\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far clients are, and when they said so, by the monotonic clock. Bytes are of bodies."""
+
+    at: float
+    begun: int = 0  # answered 200
+    refused: int = 0  # answered otherwise
+    ended: int = 0  # whose connection has ended
+    read: int = 0  # bytes, all together
+    least: int = 0  # bytes, of the one that reads and has read least
 
 
 class Crowd:
-    """Clients that read slowly, or not at all."""
+    """Clients that read slowly, or not at all once they have the answer's head."""
 
     def __init__(self, node: Peili, paths: Sequence[str], count: int, rate: float, stopped: int = 0) -> None:
         number = len(list(node.log.parent.glob("crowd-*.paths")))
         names = node.log.with_name(f"crowd-{number}.paths")
         names.write_text("\n".join(paths))
         self.count = count
+        self._node = node
         self._log = names.with_suffix(".log")
         words = [node.host, REGISTRY_PORT, names, count, rate, stopped]
         command = [sys.executable, "-m", slow_readers.__name__, *map(str, words)]
@@ -34,22 +49,29 @@ class Crowd:
         self._process = Process(command, self._log, extra={"PYTHONPATH": str(ROOT)})
 
     def wait_flowing(self) -> None:
-        """Wait until every client has its first bytes."""
+        """Wait until every client was answered 200, and has bytes of the body unless it reads none."""
 
         def flows() -> bool:
-            self._process.check_running()
-            begun, ended, _ = self.progress()
-            assert begun >= self._reading, f"{begun} of {self._reading}"
-            assert not ended, f"{ended} answers have ended"
+            said = self.progress()
+            assert said.begun == self.count, said
+            assert said.least or not self._reading, said
             return True
 
-        wait_until(flows, "slow transfers flow", _TIMEOUT)
+        wait_until(flows, f"{self.count} slow transfers flow", _TIMEOUT)
+        assert not self.progress().ended, self.progress()
 
-    def progress(self) -> tuple[int, int, int]:
-        """How many have read something, how many answers have ended, how many bytes all have read."""
+    def progress(self) -> Progress:
+        """What they said last, at most half a second ago."""
+        self._process.check_running()
         said = _SAID.findall(self._log.read_text(errors="replace"))
-        begun, ended, count = said[-1] if said else (0, 0, 0)
-        return int(begun), int(ended), int(count)
+        return Progress(time.monotonic(), *map(int, said[-1] if said else ()))
+
+    def in_flight(self) -> float:
+        """How many bodies their node is still sending, those of others included.
+
+        The clients cannot tell: the kernel holds a minute of what they read, also of a body that was cut off.
+        """
+        return self._node.metric("peili_transfers_in_flight")
 
     def close(self) -> None:
         """Go away, all at once."""
@@ -58,10 +80,9 @@ class Crowd:
 
 @contextmanager
 def crowd(node: Peili, paths: Sequence[str], count: int, rate: float, stopped: int = 0) -> Iterator[Crowd]:
-    """Clients of a node, each with the next of the paths, at `rate` bytes a second; `stopped` never read."""
+    """Clients of a node, each with the next of the paths, at `rate` bytes a second; `stopped` read only heads."""
     clients = Crowd(node, paths, count, rate, stopped)
     try:
-        clients.wait_flowing()
         yield clients
     finally:
         clients.close()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from benchmarks import real_store
 from benchmarks.bench import Bench
 from benchmarks.crowd import crowd
 from benchmarks.figure import Figure, Goal
-from benchmarks.meter import idle_share, usage
-from benchmarks.peilis import Cluster, Peili
+from benchmarks.meter import idle_share, reset_highest, settled, usage
+from benchmarks.peilis import UNLIMITED, Cluster, Peili
+from peili.kademlia.republish import REPUBLISH_INTERVAL
 from tests.integration.lab.containerd import Containerd
 from tests.integration.lab.waiting import wait_until
 
@@ -27,30 +28,31 @@ def run(bench: Bench) -> Iterator[Figure]:
     """The first node has a real containerd, where root is there."""
     with Cluster(bench, "many-keys") as cluster, real_store.containerd(bench) as found:
         nodes, images = bench.pick((NODES, IMAGES), (3, 50))
-        _fill(bench, cluster, nodes, images)
+        transfers = bench.pick(100, 10)
+        _fill(bench, cluster, nodes, images, transfers)
         node = _nodes(bench, cluster, found)
         cluster.start()
         kind = "layout" if found is None else f"containerd {found.version}"
         started = time.monotonic()
         cluster.wait_shared([sum(image.keys for image in store.images) for store in cluster.stores])
-        yield Figure("from ready to all keys known to all, all nodes new", "s", (time.monotonic() - started,))
+        told = time.monotonic()
+        yield Figure("from ready to all keys known to all, all nodes new", "s", (told - started,))
         yield from _memory(node, cluster, kind)
-        seconds, rounds = bench.pick((60.0, 3), (5.0, 1))
-        shares = idle_share(bench, node.pid, seconds, rounds)
-        yield Figure("CPU of an idle node with them", "% of a core", shares, Goal(CPU), note=kind)
-        yield from _in_flight(bench, node, cluster)
+        yield from _in_flight(node, cluster, transfers)
+        yield _idle(bench, node, kind, told)
         yield from _starts(bench, node, kind, images)
 
 
-def _fill(bench: Bench, cluster: Cluster, nodes: int, images: int) -> None:
+def _fill(bench: Bench, cluster: Cluster, nodes: int, images: int, transfers: int) -> None:
+    """Small images for all nodes; a large blob for the first one, and one for each transfer from another node."""
     for number in range(nodes):
         store = cluster.store()
         for image in range(images):
             store.add(f"many/{number}/{image}", [LAYER] * LAYERS)
-        if number in (0, 1):
-            store.add(f"large/{number}", [LARGE] * 4)
         if number % 5 == 4:
             bench.say(f"{number + 1} stores of {images} images are written")
+    cluster.stores[0].add("large/0", [LARGE])
+    cluster.stores[1].add_hollow("large/1", [LARGE] * transfers)
 
 
 def _nodes(bench: Bench, cluster: Cluster, found: Containerd | None) -> Peili:
@@ -61,7 +63,7 @@ def _nodes(bench: Bench, cluster: Cluster, found: Containerd | None) -> Peili:
         real_store.import_store(found, cluster.stores[0])
         node = cluster.node(real_store.options(found))
     for _ in cluster.stores[1:]:
-        cluster.node()
+        cluster.node(options=UNLIMITED)
     return node
 
 
@@ -74,27 +76,41 @@ def _memory(node: Peili, cluster: Cluster, kind: str) -> Iterator[Figure]:
     yield Figure("highest resident memory so far", "MB", (used.highest,))
 
 
-def _in_flight(bench: Bench, node: Peili, cluster: Cluster) -> Iterator[Figure]:
-    """100 clients read slowly, half of them what the node itself has, half what it relays from a peer."""
-    count = bench.pick(100, 10)
-    paths = [path for pair in zip(_large(cluster, 0), _large(cluster, 1), strict=True) for path in pair]
-    with crowd(node, paths, count, RATE):
-        flowing = usage(node.pid)
-        yield _memory_figure(f"resident memory, {count} transfers at 10 KB/s", flowing.resident)
-        yield Figure("its descriptors then", "", (flowing.descriptors,))
-        yield Figure("its threads then", "", (flowing.threads,))
-    with crowd(node, paths, count, RATE, stopped=count // 2):
-        yield _memory_figure(
-            f"resident memory, {count} transfers, half of the readers stopped", usage(node.pid).resident
-        )
+def _in_flight(node: Peili, cluster: Cluster, count: int) -> Iterator[Figure]:
+    """100 clients read slowly, half of them what the node itself has, half what it relays from a peer.
+
+    Then 100 others, with other blobs: what a client left in the middle is left to upstream for a while.
+    """
+    [own], others = (store.images[-1].layers for store in cluster.stores[:2])
+    paths = [path for other in others for path in (own.path, other.path)]
+    half = len(paths) // 2
+    yield from _beside(node, paths[:half], count, f"{count} transfers at 10 KB/s")
+    name = f"{count} transfers, half of the readers stopped"
+    yield from _beside(node, paths[half:], count, name, stopped=count // 2)
 
 
-def _large(cluster: Cluster, number: int) -> list[str]:
-    return [content.path for content in cluster.stores[number].images[-1].layers]
+def _beside(node: Peili, paths: Sequence[str], count: int, name: str, stopped: int = 0) -> Iterator[Figure]:
+    """The node when it has got used to these clients; its highest memory is that of this time."""
+    reset_highest(node.pid)
+    with crowd(node, paths, count, RATE, stopped) as clients:
+        clients.wait_flowing()
+        used = settled(node.pid)
+        flowing = clients.in_flight()
+    yield Figure(f"highest resident memory, {name}", "MB", (used.highest,), Goal(RESIDENT))
+    yield Figure("of these, still in flight then", "", (flowing,), Goal(count, True))
+    yield Figure("its descriptors then", "", (used.descriptors,))
+    yield Figure("its threads then", "", (used.threads,))
 
 
-def _memory_figure(name: str, value: float) -> Figure:
-    return Figure(name, "MB", (value,), Goal(RESIDENT))
+def _idle(bench: Bench, node: Peili, kind: str, told: float) -> Figure:
+    """In the steady state: what was told at once falls due anew from half an interval on, a part every second."""
+    wait, seconds = bench.pick((REPUBLISH_INTERVAL / 2, REPUBLISH_INTERVAL / 2), (0.0, 5.0))
+    while (left := told + wait - time.monotonic()) > 0:
+        bench.say(f"{left:.0f} s until keys are told anew")
+        time.sleep(min(left, 60.0))
+    note = f"{kind}; one window of {seconds:.0f} s, from {time.monotonic() - told:.0f} s after all keys were told"
+    shares = idle_share(bench, node.pid, seconds)
+    return Figure("CPU of an idle node with them", "% of a core", shares, Goal(CPU), note=note)
 
 
 def _starts(bench: Bench, node: Peili, kind: str, images: int) -> Iterator[Figure]:

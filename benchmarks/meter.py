@@ -12,6 +12,10 @@ from benchmarks.bench import Bench
 
 TICK = os.sysconf("SC_CLK_TCK")
 MEGABYTE = 1_000_000
+_GROWTH = 0.1  # MB: less is noise
+_STABLE = 3.0  # seconds without growth of the highest memory, after which it is called settled
+_SETTLE_TIMEOUT = 30.0  # seconds; what still grows then shows in the figure
+_LOOK = 0.25  # seconds between two looks
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -61,7 +65,31 @@ def usage(pid: int) -> Usage:
     )
 
 
-def idle_share(bench: Bench, pid: int, seconds: float, rounds: int) -> tuple[float, ...]:
+def reset_highest(pid: int) -> None:
+    """Let the highest resident memory begin anew, at what it is now (proc_pid_clear_refs(5))."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def settled(pid: int) -> Usage:
+    """Look at a process when its memory has stopped growing; `highest` is that since reset_highest."""
+    highest, changed = 0.0, time.monotonic()
+    end = changed + _SETTLE_TIMEOUT
+    while True:
+        now, used = time.monotonic(), usage(pid)
+        if used.highest > highest + _GROWTH:
+            highest, changed = used.highest, now
+        if now - changed >= _STABLE or now >= end:
+            return used
+        time.sleep(_LOOK)
+
+
+def descriptor_limit(pid: int) -> int:
+    """How many descriptors a process may have."""
+    lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(int(line.split()[3]) for line in lines if line.startswith("Max open files"))
+
+
+def idle_share(bench: Bench, pid: int, seconds: float, rounds: int = 1) -> tuple[float, ...]:
     """The CPU that a process uses while nobody asks for anything, in percent of a core, for each of the rounds."""
     shares = []
     for number in range(rounds):

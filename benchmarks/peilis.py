@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import re
 import shutil
 import signal
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any, Self
 
 from benchmarks.asking import Asker
 from benchmarks.bench import Bench
+from benchmarks.exposition import total
 from benchmarks.stores import Store
 from tests.integration.lab import node as lab_node
 from tests.integration.lab.processes import Process
@@ -26,13 +26,14 @@ from tests.integration.lab.waiting import wait_until
 
 READY_TIMEOUT = 60.0  # seconds
 SHARE_TIMEOUT = 600.0  # seconds until all keys are told to all peers
+UNLIMITED = ("--max-uploads=0",)  # one peer asks such a holder for everything; by default it gets 32 large bodies
 _ASK_TIMEOUT = 10.0  # seconds
 
 
 class Peili:
     """One node."""
 
-    def __init__(self, host: str, bootstrap: str, directory: Path, store: str) -> None:
+    def __init__(self, host: str, bootstrap: str, directory: Path, store: str, options: Sequence[str]) -> None:
         self.host = host
         self.log = directory / f"{host}.log"
         self.prefix: list[str] = []  # words before the command, as `setpriv …`
@@ -43,6 +44,7 @@ class Peili:
             f"--operations-address={host}:{lab_node.OPERATIONS_PORT}",
             f"--bootstrap={bootstrap}",
             *([f"--store={store}"] if store.startswith("layout:") else store.split(" ")),
+            *options,
         ]
         self._process: Process | None = None
 
@@ -93,9 +95,7 @@ class Peili:
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels; 0 where it was never set."""
-        text = self.operations("/metrics")[1].decode()
-        values = re.findall(rf"^{re.escape(name)}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-        return sum(map(float, values))
+        return total(self.operations("/metrics")[1].decode(), name) or 0.0
 
     def asker(self) -> Asker:
         """A connection to the registry endpoint."""
@@ -145,14 +145,15 @@ class Cluster:
         self.stores.append(Store(self.directory / f"store{len(self.stores)}"))
         return self.stores[-1]
 
-    def node(self, store: str | None = None) -> Peili:
-        """A new node, not started, with the next layout, or with the store that these options name."""
+    def node(self, store: str | None = None, *, options: Sequence[str] = ()) -> Peili:
+        """A new node, not started, with the next layout, or with the store that `store`, its options, names."""
         number = len(self.nodes)
         if store is None:
             self.stores[number].close()
             store = f"layout:{self.stores[number].directory}"
         bootstrap = "static:" + ",".join(f"{self._network}.{n}:{lab_node.ROUTER_PORT}" for n in (1, 2, 3))
-        self.nodes.append(Peili(f"{self._network}.{number + 1}", bootstrap, self.directory, store))
+        host = f"{self._network}.{number + 1}"
+        self.nodes.append(Peili(host, bootstrap, self.directory, store, options))
         return self.nodes[-1]
 
     def start(self) -> None:

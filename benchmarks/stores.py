@@ -65,6 +65,14 @@ class Store:
         layers = [self._tar(size) if importable else self._random(size) for size in sizes]
         return self._image(repository, layers)
 
+    def add_hollow(self, repository: str, sizes: Sequence[int]) -> Stored:
+        """Write an image of layers that take no space: files of zeros under digests that are none of theirs.
+
+        For clients that throw away what they read: every one can have a blob of its own, as containerd never asks
+        for one twice at a time.
+        """
+        return self._image(repository, [self._hollow(size) for size in sizes])
+
     def adopt(self, other: Store, image: Stored) -> None:
         """Hold another store's image as well; its files are linked."""
         for content in (image.manifest, image.config, *image.layers):
@@ -129,6 +137,12 @@ class Store:
         partial = self.directory / ".partial"
         digest = write_pieces(partial, random_pieces(size))
         partial.rename(self.path(digest))
+        return digest, size
+
+    def _hollow(self, size: int) -> tuple[str, int]:
+        digest = f"sha256:{os.urandom(32).hex()}"
+        self.path(digest).touch()
+        os.truncate(self.path(digest), size)
         return digest, size
 
     def _tar(self, size: int) -> tuple[str, int]:
