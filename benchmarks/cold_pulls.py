@@ -53,7 +53,8 @@ def staggered(bench: Bench) -> Iterator[Figure]:
             name = f"{shape}, {len(cold.nodes)} nodes, {pause:.2f} s apart"
             yield Figure(f"{name}: a single node alone, no mirror", "s", _slowest(alone))
             yield Figure(f"{name}: the slowest", "s", _slowest(herds), direct=_slowest(alone))
-            yield Figure(f"{name}: sent by the upstream", "images", _upstream(herds), Goal(STAGGERED_ONCE))
+            upstream, goal = _upstream(herds), Goal(STAGGERED_ONCE)
+            yield Figure(f"{name}: sent by the upstream", "images", upstream, goal, judge_worst=True)
 
 
 def _at_once(bench: Bench, count: int, rate: int) -> Iterator[Figure]:
@@ -80,7 +81,7 @@ def compare(cold: Cold, shape: Shape, times: int) -> Compared:
 
 
 def figures(name: str, found: Compared, once: float) -> Iterator[Figure]:
-    """What the comparison shows; `once`: the sizes of the image that the upstream may send."""
+    """What the comparison shows; `once`: the sizes of the image that the upstream may send, in every pull."""
     yield Figure(f"{name}: a single node alone, no mirror", "s", _slowest(found.alone))
     note = "what the machine itself costs"
     yield Figure(f"{name}: no mirror and no limit, the slowest", "s", _slowest(found.bare), note=note)
@@ -88,7 +89,7 @@ def figures(name: str, found: Compared, once: float) -> Iterator[Figure]:
     ratios = tuple(herd.slowest / middle(found.alone) for herd in found.shared)
     yield Figure(f"{name}: the slowest by a single node alone", "", ratios, Goal(SLOWEST))
     upstream, base = _upstream(found.shared), _upstream(found.direct)
-    yield Figure(f"{name}: sent by the upstream", "images", upstream, Goal(once), base)
+    yield Figure(f"{name}: sent by the upstream", "images", upstream, Goal(once), base, judge_worst=True)
 
 
 def _slowest(herds: Sequence[Herd]) -> tuple[float, ...]:
