@@ -146,14 +146,24 @@ class Node:
         lines = self.log.read_text(errors="replace").splitlines()
         return [line for line in lines if '"level": "error"' in line or "Traceback" in line]
 
-    async def wait_as_before(self, before: Use) -> None:
-        """It answers no request any more, gave back what it took, is ready, and logged no error."""
+    async def wait_as_before(self, before: Use, *, new_peers: int = 0) -> None:
+        """It answers no request any more, gave back what it took, is ready, and logged no error.
+
+        `new_peers`: how many joined since, with each of which it keeps a connection.
+        """
+        seen, allowed = "", before.descriptors + MORE_DESCRIPTORS + new_peers
 
         async def idle() -> bool:
-            registry = (await self.status())["registry"]
-            return registry["in_flight"] == 0 and self.use().descriptors <= before.descriptors + MORE_DESCRIPTORS
+            nonlocal seen
+            in_flight, now = (await self.status())["registry"]["in_flight"], self.use()
+            seen = f"{in_flight} requests, {now} after {before}"
+            return bool(in_flight == 0 and now.descriptors <= allowed)
 
-        await wait_until(idle, f"{self.host} idle again")
+        try:
+            await wait_until(idle, f"{self.host} idle again")
+        except AssertionError as error:
+            error.add_note(seen)
+            raise
         after = self.use()
         assert after.memory < before.memory + MORE_MEMORY, (before, after)
         assert await self.readiness() == 200

@@ -112,9 +112,12 @@ async def test_a_provider_without_a_registry_provides_nothing_in_a_cluster_of_ou
         # What it says after this would be known after that.
         await nodes[1].router.provide([OURS])
         await until_js_finds(js, OURS, {nodes[1].router.peer_id})
+        with trio.fail_after(PATIENCE):
+            while any(node.router.statistics().records < 1 for node in (nodes[0], nodes[2])):
+                await trio.sleep(0.02)
         for node in nodes:
             assert await find(node.router, THEIRS) == []
-        assert [node.router.statistics().records for node in (nodes[0], nodes[2])] == [1, 1]
+        assert [node.router.statistics().records for node in (nodes[0], nodes[2])] == [1, 1], "not the one of js"
 
 
 @both_prefixes
