@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from benchmarks import launch, machine, report
-from benchmarks.bench import Bench, Benchmark
+from benchmarks.bench import Bench, Benchmark, CannotMeasure
 from benchmarks.catalogue import BENCHMARKS
 from tests.integration.conftest import why_not
 from tests.integration.lab.containerd import VERSIONS
@@ -76,6 +76,9 @@ def measure(bench: Bench, benchmark: Benchmark, no_lab: str) -> report.Outcome:
             # The goals are for whole sizes and counts: small ones would meet them for nothing.
             figures.append(replace(figure, goal=None) if bench.quick else figure)
             bench.say(f"{benchmark.name}: {figure.name}: {report.number(figure.median)} {figure.unit}")
+    except CannotMeasure as error:
+        bench.say(f"{benchmark.name}: not measured: {error}")
+        return report.Outcome(benchmark, skipped=str(error))
     except Exception as error:  # noqa: BLE001 a benchmark may fail in any way, and the others still have to run
         words = f"{type(error).__name__}: {error}".strip().splitlines()
         failed = " … ".join(dict.fromkeys((words[0], words[-1])))[:500]

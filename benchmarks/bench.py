@@ -14,6 +14,10 @@ from benchmarks.figure import Figure
 T = TypeVar("T")
 
 
+class CannotMeasure(Exception):
+    """This machine lacks what a benchmark needs; the text says what."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
     """One run. `suite` is the containerd under measurement; `directory` is in memory where there is room."""

@@ -16,6 +16,7 @@ from benchmarks import (
     latency,
     lost_provider,
     many_keys,
+    memory_limit,
     slow_holder,
     slow_transfers,
     warm_pull,
@@ -40,5 +41,6 @@ BENCHMARKS: Sequence[Benchmark] = (
     Benchmark("flat", "memory over many requests", flat.run),
     Benchmark("many-keys", "a node with 1,000 images and 10,000 keys in a cluster of 21", many_keys.run),
     Benchmark("slow-transfers", "1,000 slow transfers beside a fast one", slow_transfers.run),
+    Benchmark("memory-limit", "100 transfers in a memory control group of 128 MiB", memory_limit.run),
     Benchmark("kademlia", "the pure Kademlia core, simulated", kademlia.run),
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from benchmarks import slow_readers
 from benchmarks.peilis import Peili
+from benchmarks.stores import Content, Store
+from benchmarks.writing import begin
 from tests.integration.lab.node import REGISTRY_PORT
 from tests.integration.lab.processes import Process
 from tests.integration.lab.waiting import wait_until
@@ -36,10 +38,23 @@ class Progress:
 class Crowd:
     """Clients that read slowly, or not at all once they have the answer's head."""
 
-    def __init__(self, node: Peili, paths: Sequence[str], count: int, rate: float, stopped: int = 0) -> None:
+    def __init__(
+        self,
+        node: Peili,
+        blobs: Sequence[Content],
+        count: int,
+        rate: float,
+        *,
+        stopped: int = 0,
+        store: Store | None = None,
+    ) -> None:
         number = len(list(node.log.parent.glob("crowd-*.paths")))
         names = node.log.with_name(f"crowd-{number}.paths")
-        names.write_text("\n".join(paths))
+        names.write_text("\n".join(blob.path for blob in blobs))
+        # What they read is thrown away, and never grows to the piece that containerd writes at once.
+        self._ingests = [begin(store, blob) for blob in blobs[:count]] if store is not None else []
+        for ingest in self._ingests:
+            ingest.close()
         self.count = count
         self._node = node
         self._log = names.with_suffix(".log")
@@ -60,6 +75,15 @@ class Crowd:
         wait_until(flows, f"{self.count} slow transfers flow", _TIMEOUT)
         assert not self.progress().ended, self.progress()
 
+    def wait_answered(self) -> None:
+        """Wait until every client was answered in any way, or lost its connection."""
+
+        def answered() -> bool:
+            said = self.progress()
+            return said.begun + said.refused + said.ended >= self.count
+
+        wait_until(answered, f"{self.count} clients are answered", _TIMEOUT)
+
     def progress(self) -> Progress:
         """What they said last, at most half a second ago."""
         self._process.check_running()
@@ -76,12 +100,25 @@ class Crowd:
     def close(self) -> None:
         """Go away, all at once."""
         self._process.kill()
+        for ingest in self._ingests:
+            ingest.abort()
 
 
 @contextmanager
-def crowd(node: Peili, paths: Sequence[str], count: int, rate: float, stopped: int = 0) -> Iterator[Crowd]:
-    """Clients of a node, each with the next of the paths, at `rate` bytes a second; `stopped` read only heads."""
-    clients = Crowd(node, paths, count, rate, stopped)
+def crowd(
+    node: Peili,
+    blobs: Sequence[Content],
+    count: int,
+    rate: float,
+    *,
+    stopped: int = 0,
+    store: Store | None = None,
+) -> Iterator[Crowd]:
+    """Clients of a node, each with the next of the blobs, at `rate` bytes a second; `stopped` read only heads.
+
+    With the node's layout they ask as containerd does, which begins to write first. Then each has its own blob.
+    """
+    clients = Crowd(node, blobs, count, rate, stopped=stopped, store=store)
     try:
         yield clients
     finally:

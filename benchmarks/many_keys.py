@@ -11,6 +11,7 @@ from benchmarks.crowd import crowd
 from benchmarks.figure import Figure, Goal
 from benchmarks.meter import idle_share, reset_highest, settled, usage
 from benchmarks.peilis import UNLIMITED, Cluster, Peili
+from benchmarks.stores import Content
 from peili.kademlia.republish import REPUBLISH_INTERVAL
 from tests.integration.lab.containerd import Containerd
 from tests.integration.lab.waiting import wait_until
@@ -82,17 +83,17 @@ def _in_flight(node: Peili, cluster: Cluster, count: int) -> Iterator[Figure]:
     Then 100 others, with other blobs: what a client left in the middle is left to upstream for a while.
     """
     [own], others = (store.images[-1].layers for store in cluster.stores[:2])
-    paths = [path for other in others for path in (own.path, other.path)]
-    half = len(paths) // 2
-    yield from _beside(node, paths[:half], count, f"{count} transfers at 10 KB/s")
+    blobs = [blob for other in others for blob in (own, other)]
+    half = len(blobs) // 2
+    yield from _beside(node, blobs[:half], count, f"{count} transfers at 10 KB/s")
     name = f"{count} transfers, half of the readers stopped"
-    yield from _beside(node, paths[half:], count, name, stopped=count // 2)
+    yield from _beside(node, blobs[half:], count, name, stopped=count // 2)
 
 
-def _beside(node: Peili, paths: Sequence[str], count: int, name: str, stopped: int = 0) -> Iterator[Figure]:
+def _beside(node: Peili, blobs: Sequence[Content], count: int, name: str, stopped: int = 0) -> Iterator[Figure]:
     """The node when it has got used to these clients; its highest memory is that of this time."""
     reset_highest(node.pid)
-    with crowd(node, paths, count, RATE, stopped) as clients:
+    with crowd(node, blobs, count, RATE, stopped=stopped) as clients:
         clients.wait_flowing()
         used = settled(node.pid)
         flowing = clients.in_flight()

@@ -12,6 +12,7 @@ from benchmarks.crowd import Progress, crowd
 from benchmarks.figure import Figure, Goal
 from benchmarks.meter import Usage, cpu_seconds, descriptor_limit, reset_highest, settled, usage
 from benchmarks.peilis import UNLIMITED, Cluster
+from benchmarks.stores import Content
 from peili.http.stages import PIPES
 
 RATE = 10_000  # bytes a second that a slow client reads
@@ -35,7 +36,7 @@ def run(bench: Bench) -> Iterator[Figure]:
             alone = _fetch(asker, fast, size, bench.pick(5.0, 0.5))
             yield Figure("a fast relay alone", "MB/s", alone)
             reset_highest(node.pid)
-            with crowd(node, slow, count, RATE) as clients:
+            with crowd(node, slow, count, RATE, store=cluster.stores[0]) as clients:
                 clients.wait_flowing()
                 during = settled(node.pid)
                 flowing = [clients.in_flight()]
@@ -53,8 +54,8 @@ def run(bench: Bench) -> Iterator[Figure]:
         yield Figure("CPU for the fast one beside them", "s/GB", (spent / (size * len(beside)) * 1e9,))
 
 
-def _fill(cluster: Cluster, count: int, size: int) -> tuple[str, list[str]]:
-    """The fast one's path, and as many others for slow ones."""
+def _fill(cluster: Cluster, count: int, size: int) -> tuple[str, list[Content]]:
+    """The fast one's path, and a blob for each of the slow ones."""
     cluster.store().add("none", [1000])
     for number in range(HOLDERS):
         cluster.store().add_hollow(f"slow/{number}", [SLOW] * (count // HOLDERS))
@@ -64,7 +65,7 @@ def _fill(cluster: Cluster, count: int, size: int) -> tuple[str, list[str]]:
     cluster.start()
     cluster.wait_shared([sum(image.keys for image in store.images) for store in cluster.stores])
     [fast] = cluster.stores[-1].layers
-    return fast.path, [layer.path for store in cluster.stores[1:-1] for layer in store.layers]
+    return fast.path, [layer for store in cluster.stores[1:-1] for layer in store.layers]
 
 
 def _slow_ones(count: int, first: Progress, last: Progress) -> Iterator[Figure]:
