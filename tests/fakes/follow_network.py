@@ -22,6 +22,7 @@ from peili.follow.codec import decode_answer, decode_ask, encode_answer, encode_
 from peili.follow.coordinator import Coordinator
 from peili.follow.growth import Growth, GrowthWatch
 from peili.follow.message import Answer, Ask, Join, Leave, Outcome, Peer, Renew, Source
+from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, judge
 from peili.follow.serving import Admission, admit
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import LAST_SLOT_SECONDS, Slots, Verdict
@@ -29,8 +30,6 @@ from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoi
 
 GIGABIT = 125e6  # bytes a second
 LATENCY = 0.001  # seconds, one way
-SECOND_COORDINATOR = 0.020  # seconds until the second one's answer counts
-SILENCE = 0.05  # seconds until a node gives both coordinators up
 HEAD_TIMEOUT = 0.5  # seconds until a source that accepts and says nothing has failed
 NOTICED = 2.0  # seconds until routing knows that a node is gone
 ZERO_BYTE_LIMIT = 4  # containerd's own
@@ -58,6 +57,8 @@ class Scenario:
     fail_coordinators: bool = False  # both of the first layer are among those that fail
     fail_within: float = 0.0  # seconds after the start; 0: twice the time of a single pull
     stagger: float = 0.0  # the nodes begin within so many seconds
+    pause: float = 0.0  # each node's coordinator answers nothing for up to so many seconds, once
+    pause_within: float = 0.03  # and begins that within so many seconds after the start
     zones: int = 1
     node_wide: bool = False  # slots as in containerd 2.1
     two_images: bool = False  # every other node pulls a second set of layers first, then the first one
@@ -191,6 +192,8 @@ class Node:
         self.link = link
         self.state = State.ALIVE
         self.failed_at = math.inf
+        self.paused_until = 0.0  # its coordinator answers what it was asked meanwhile
+        self.silences = Silences()
         self.coordinator = Coordinator(self.settings)
         self.slots = Slots(self.settings)
         self.containerd = Containerd(self, node_wide=scenario.node_wide)
@@ -213,6 +216,10 @@ class Node:
             pulls = [Pull(self, key, total, grew_at=self.network.now) for key, total in image]
             self.pulls.update({pull.key: pull for pull in pulls})
             self.containerd.pull_image(pulls)
+
+    def pause(self, seconds: float) -> None:
+        """Its coordinator hears what it is asked, and answers only so much later."""
+        self.paused_until = self.network.now + seconds
 
     # The mirror
 
@@ -413,22 +420,78 @@ class Node:
         self._send(ask, answered)
 
     def _send(self, ask: Ask, answered: Callable[[Answer | None], None]) -> None:
-        """To both coordinators at once; the closer one's answer counts, the other's where that one is silent."""
+        """To both coordinators at once, as routing does; peili.follow.replies says whose answer counts."""
+        Asked(self, self.network.coordinators(ask.key, self.silences), ask, answered)
+
+
+class Asked:
+    """One question to the coordinators of a digest, until an answer counts."""
+
+    def __init__(
+        self, node: Node, coordinators: list[Node], ask: Ask, answered: Callable[[Answer | None], None]
+    ) -> None:
+        network = self.network = node.network
+        self.node = node
+        self.coordinators = coordinators
+        self.answered: Callable[[Answer | None], None] | None = answered
+        self.started = network.now
+        self.replies: dict[int, Answer | None] = {}
+        self.silent = node.silences.places([each.peer.id for each in coordinators], network.now)
+        self.listens = 0.0
+        network.result.messages += len(coordinators)
+        for place, coordinator in enumerate(coordinators):
+            asked = replace(ask, alone=bool(self.silent)) if isinstance(ask, Join) else ask
+            network.at(self._way(coordinator), partial(self._arrive, place, coordinator, asked))
+
+    def _way(self, coordinator: Node) -> float:
+        return 0.0 if coordinator is self.node else LATENCY
+
+    def _arrive(self, place: int, coordinator: Node, ask: Ask) -> None:
         network = self.network
-        first, second = network.coordinators(ask.key)
-        network.result.messages += 2
-        network.later(lambda: network.ask(first, self.peer, ask, LATENCY, answered))
+        timeout = max(self.started + ASK_TIMEOUT - network.now, 0.0)
+        if coordinator.state is State.CRASHED:
+            network.later(partial(self._fail, place, coordinator))
+            return
+        # A node's own coordinator is a call.
+        pause = 0.0 if coordinator is self.node else coordinator.paused_until - network.now
+        if not coordinator.alive or pause >= timeout:
+            network.at(timeout, partial(self._silence, place, coordinator))
+        if pause > 0:
+            network.at(pause, partial(self._ask, place, coordinator, ask, late=pause >= timeout))
+        else:
+            self._ask(place, coordinator, ask, late=False)
 
-        # Whether the second is needed is known once the first had its time.
-        def other() -> None:
-            if first.alive:
-                network.ask(second, self.peer, ask, LATENCY, None)
-            elif second.alive:
-                network.ask(second, self.peer, ask, SECOND_COORDINATOR, answered)
-            else:
-                network.at(SILENCE, lambda: answered(None))
+    def _ask(self, place: int, coordinator: Node, ask: Ask, *, late: bool) -> None:
+        """What is asked of one that pauses is heard all the same."""
+        answer = self.network.ask(coordinator, self.node.peer, ask)
+        if answer is not None and not late:
+            self.network.at(self._way(coordinator), partial(self._reply, place, answer))
 
-        network.later(other)
+    def _fail(self, place: int, coordinator: Node) -> None:
+        self.node.silences.failed(coordinator.peer.id, self.network.now)
+        self._reply(place, None)
+
+    def _silence(self, place: int, coordinator: Node) -> None:
+        self.node.silences.timed_out(coordinator.peer.id, self.network.now)
+        self._reply(place, None)
+
+    def _reply(self, place: int, answer: Answer | None) -> None:
+        if answer is not None:
+            self.node.silences.heard(self.coordinators[place].peer.id)
+        self.replies[place] = answer
+        self._judge()
+
+    def _judge(self) -> None:
+        if self.answered is None:
+            return
+        elapsed = self.network.now - self.started + 1e-9
+        judged = judge(self.replies, len(self.coordinators), elapsed, self.silent)
+        if isinstance(judged, Counts):
+            answered, self.answered = self.answered, None
+            answered(judged.answer)
+        elif judged.until != self.listens:
+            self.listens = judged.until
+            self.network.at(judged.until - elapsed + 1e-9, self._judge)
 
 
 class Network:
@@ -473,20 +536,28 @@ class Network:
 
     # Messages
 
-    def coordinators(self, key: bytes) -> tuple[Node, Node]:
+    def coordinators(self, key: bytes, silences: Silences | None = None) -> list[Node]:
+        """The two closest nodes, the closest first; more where both are silent."""
         ordered = self._coordinators.get(key)
         if ordered is None:
             target = int.from_bytes(key)
             ordered = sorted(self.nodes, key=lambda node: int.from_bytes(node.peer.id) ^ target)
             self._coordinators[key] = ordered
         known = [node for node in ordered[:64] if node.alive or self.now - node.failed_at < NOTICED]
-        return known[0], known[min(1, len(known) - 1)]
+        chosen = known[:COORDINATORS]
+        if silences is not None and all(silences.has(node.peer.id, self.now) for node in chosen):
+            others = [node for node in known[:CANDIDATES] if not silences.has(node.peer.id, self.now)]
+            chosen += others[:COORDINATORS]
+        return chosen
 
-    def ask(
-        self, node: Node, sender: Peer, ask: Ask, delay: float, answered: Callable[[Answer | None], None] | None
-    ) -> None:
+    def _is_deputy(self, node: Node, key: bytes) -> bool:
+        """Whether exactly one node is closer to the key that is not known to be gone."""
+        return node in self.coordinators(key)[1:]
+
+    def ask(self, node: Node, sender: Peer, ask: Ask) -> Answer | None:
+        """What the node's coordinator answers; None where the node is gone."""
         if not node.alive:
-            return
+            return None
         if self.scenario.wire:
             ask = decode_ask(encode_ask(ask))
         if ask.key not in node.learned:
@@ -497,16 +568,12 @@ class Network:
         answer: Answer
         match ask:
             case Join():
-                answer = node.coordinator.join(sender, ask, self.now)
+                answer = node.coordinator.join(sender, ask, self.now, deputy=self._is_deputy(node, ask.key))
             case Renew():
                 answer = node.coordinator.renew(sender, ask, self.now)
             case Leave():
                 answer = node.coordinator.leave(sender, ask, self.now)
-        if self.scenario.wire:
-            answer = decode_answer(encode_answer(answer))
-        if answered is not None:
-            said = answered
-            self.at(delay, lambda: said(answer))
+        return decode_answer(encode_answer(answer)) if self.scenario.wire else answer
 
     # Bytes
 
@@ -667,6 +734,8 @@ def run(scenario: Scenario) -> Result:
     for number, node in enumerate(failing):
         state = State.CRASHED if number % 2 == 0 else State.FROZEN
         network.at(random.uniform(0, within), partial(network.fail, node, state))
+    for node in network.nodes if scenario.pause else ():
+        network.at(random.uniform(0, scenario.pause_within), partial(node.pause, random.uniform(0, scenario.pause)))
     network.run()
     ends = sorted(node.ended - node.started for node in network.nodes if node.ended < math.inf)
     survivors = [node for node in network.nodes if node.alive]
@@ -684,4 +753,6 @@ def _single(scenario: Scenario) -> float:
     """Seconds of one node that pulls the same alone, without faults."""
     if scenario.nodes == 1:
         return math.nan
-    return run(replace(scenario, nodes=1, fail=0.0, fail_coordinators=False, stagger=0.0, slow_share=0.0)).slowest
+    return run(
+        replace(scenario, nodes=1, fail=0.0, fail_coordinators=False, stagger=0.0, slow_share=0.0, pause=0.0)
+    ).slowest

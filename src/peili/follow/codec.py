@@ -4,7 +4,7 @@ Bodies only; the stream frames them.
 
     message Ask    { uint32 type = 1; bytes key = 2; uint64 offset = 3; uint64 total = 4; uint32 purpose = 5;
                      repeated bytes excluded = 6; uint32 burden = 7; bytes source = 8; uint32 outcome = 9;
-                     uint32 port = 10; string zone = 11; repeated bytes busy = 12; }
+                     uint32 port = 10; string zone = 11; repeated bytes busy = 12; uint32 alone = 13; }
     message Answer { uint32 type = 1; uint32 milliseconds = 2; repeated Source source = 3; uint32 depth = 4; }
     message Source { bytes id = 1; bytes address = 2; uint32 port = 3; string zone = 4; uint64 offset = 5;
                      uint32 depth = 6; uint32 committed = 7; }
@@ -58,7 +58,7 @@ def encode_ask(ask: Ask) -> bytes:
             busy = [bytes_field(12, _checked_id(each)) for each in ask.busy]
             if len(busy) > MAX_EXCLUDED:
                 raise ValueError(f"{len(busy)} busy peers; {MAX_EXCLUDED} are allowed")
-            return b"".join([*parts, *_state(ask), *busy])
+            return b"".join([*parts, *_state(ask), *busy, number_field(13, int(ask.alone))])
         case Renew():
             source = bytes_field(8, _checked_id(ask.source)) if ask.source else b""
             return b"".join([number_field(1, _RENEW), source, *_state(ask)])
@@ -81,7 +81,8 @@ def decode_ask(body: bytes) -> Ask:
         case 1:
             burden = min(fields.number(7), MAX_BURDEN)
             busy = tuple(_read_id(each) for each in fields.lists.get(12, [])[:MAX_EXCLUDED])
-            return Join(key, offset, total, _purpose(fields.number(5)), excluded, burden, port, zone, busy)
+            purpose, alone = _purpose(fields.number(5)), bool(fields.number(13))
+            return Join(key, offset, total, purpose, excluded, burden, port, zone, busy, alone)
         case 2:
             source = fields.text(8)
             return Renew(key, offset, total, _read_id(source) if source else b"", excluded, port, zone)

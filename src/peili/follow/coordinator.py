@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from peili.follow.deputy import LOOK, is_left_to_senior
 from peili.follow.message import (
     Follow,
     Join,
@@ -73,8 +74,11 @@ class Coordinator:
         self._of_peer: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
         self._joins = self._leads_granted = self._follows_granted = self._moves = 0
 
-    def join(self, peer: Peer, join: Join, now: float) -> Lead | Follow | Wait:
-        """A node wants this digest. `peer.id` and `peer.host` are those of its connection."""
+    def join(self, peer: Peer, join: Join, now: float, *, deputy: bool = False) -> Lead | Follow | Wait:
+        """A node wants this digest. `peer.id` and `peer.host` are those of its connection.
+
+        `deputy`: the other coordinator of the digest is closer to it.
+        """
         self._joins += 1
         begins = join.key not in self._swarms and join.purpose is Purpose.FIRST and not join.offset
         swarm = self._swarm(join.key, join.total, now)
@@ -86,6 +90,8 @@ class Coordinator:
             swarm.set_role(entry, Role.WAITING, b"", now)
             entry.grew_at = None
         entry.report(join.offset, now)
+        if deputy and is_left_to_senior(swarm, join, now):
+            return self._wait(swarm, entry, LOOK, now)
         if entry.role is Role.LEADING and self._still_leads(swarm, entry, join, now):
             return self._lead_answer(entry, now)
         self._doubt(swarm, join.excluded)
@@ -104,6 +110,7 @@ class Coordinator:
             swarm.set_role(entry, role, renew.source, now)
             if role is Role.LEADING:
                 entry.granted = now
+        entry.says_so = True
         entry.report(renew.offset, now)
         swarm.renew_depth(entry)
         entry.interval = swarm.interval(entry)
@@ -160,7 +167,10 @@ class Coordinator:
 
     def _still_leads(self, swarm: Swarm, entry: Entry, join: Join, now: float) -> bool:
         """A repeated first join finds its lead again; one that was leading and resumes has lost its upstream."""
-        return join.purpose is Purpose.FIRST and entry.grew_at is None and swarm.is_live_lead(entry, now)
+        if join.purpose is not Purpose.FIRST or entry.grew_at is not None or not swarm.is_live_lead(entry, now):
+            return False
+        # The other coordinator told somebody else to lead, and that one does: this lead was never taken up.
+        return entry.says_so or not any(lead.says_so for lead in swarm.live_leads(now))
 
     def _has_begun(self, entry: Entry, lead: Entry, now: float) -> bool:
         """Whether a lead is younger than what `entry` holds against it: that it brought no bytes, having none."""
@@ -175,7 +185,7 @@ class Coordinator:
         self._leads_granted += 1
         swarm.set_role(entry, Role.LEADING, b"", now)
         entry.granted, entry.interval, entry.rate = now, self._settings.renew_interval, 0.0
-        entry.grew_at = None
+        entry.grew_at, entry.says_so = None, False
         return self._lead_answer(entry, now)
 
     def _follow(self, swarm: Swarm, entry: Entry, sources: Sequence[Entry], now: float) -> Follow:
@@ -198,9 +208,7 @@ class Coordinator:
             wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
             left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
             return self._wait(swarm, entry, left, now) if left > 0 else self._grant(swarm, entry, now)
-        useful = [
-            lead for lead in leads if lead.peer.id not in join.excluded or self._has_begun(entry, lead, now)
-        ]
+        useful = [lead for lead in leads if lead.peer.id not in join.excluded or self._has_begun(entry, lead, now)]
         if useful:
             soonest = min(_catch_up(swarm, lead, entry.offset, now) for lead in useful)
             if soonest < _CATCH_UP or len(leads) >= self._settings.max_leads:
@@ -231,7 +239,9 @@ class Coordinator:
             each.peer.id != renew.source and each.peer.id not in renew.excluded for each in swarm.committed()
         )
         starved = source is not None and source.role is Role.LEADING and not swarm.is_live_lead(source, now, waited)
-        if not (silent or nobody or starved):
+        # Two coordinators that disagreed have made a circle: nobody in it is next to a fault.
+        circle = source is not None and swarm.is_below(source, entry.peer.id)
+        if not (silent or nobody or starved or circle):
             return None
         if source is not None and silent:
             source.doubted = True
@@ -239,7 +249,7 @@ class Coordinator:
         if sources:
             self._moves += 1
             return self._follow(swarm, entry, sources, now)
-        return self._grant(swarm, entry, now) if nobody else None
+        return self._grant(swarm, entry, now) if nobody or (circle and not swarm.live_leads(now)) else None
 
     def _silence(self, source: Entry) -> float:
         """How long nothing is heard of who is alive: a lead says as often as ever that it has not grown."""

@@ -45,7 +45,8 @@ class Join:
 
     `excluded`: peers that failed the sender in this pull. `burden`: leads that the sender has already and would
     rather not add to. `port` is that of the sender's registry. `busy`: peers that had no room a moment ago, or were
-    not ahead of the sender: not to be named now, but no reason to lead beside them.
+    not ahead of the sender: not to be named now, but no reason to lead beside them. `alone`: the coordinator that
+    is closer to the key than the receiver did not answer the sender lately.
     """
 
     key: bytes
@@ -57,6 +58,7 @@ class Join:
     port: int = 0
     zone: str = ""
     busy: tuple[bytes, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ itself, so two of them may disagree: the closer one counts wherever it can be ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,47 @@ PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the
 LEAD_PATIENCE: Final = 0.2
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
 SILENT_TIME: Final = 3.0  # seconds for which a coordinator that did not answer in time is not waited for
+# But for a Lead: until it has been silent for so many seconds in all, and beyond that a moment each time.
+FROZEN_TIME: Final = 0.55
+SILENT_LEAD_PATIENCE: Final = 0.04
+
+
+class Silences:
+    """The coordinators that did not answer this node in time, lately. Times in seconds of the caller's clock."""
+
+    def __init__(self) -> None:
+        self._silent: dict[bytes, tuple[float, float]] = {}  # since when, and until when that counts
+
+    def timed_out(self, peer_id: bytes, now: float) -> bool:
+        """It did not answer within ASK_TIMEOUT; return whether that is new."""
+        known = self.has(peer_id, now)
+        since = self._silent[peer_id][0] if known else now - ASK_TIMEOUT
+        self._silent[peer_id] = (since, now + SILENT_TIME)
+        return not known
+
+    def failed(self, peer_id: bytes, now: float) -> None:
+        """It cannot be reached: it is gone, as far as this node can see."""
+        self._silent[peer_id] = (now - FROZEN_TIME, now + SILENT_TIME)
+
+    def heard(self, peer_id: bytes) -> None:
+        """It answered."""
+        self._silent.pop(peer_id, None)
+
+    def has(self, peer_id: bytes, now: float) -> bool:
+        """Whether it is not waited for."""
+        return peer_id in self._silent and now < self._silent[peer_id][1]
+
+    def expire(self, now: float) -> None:
+        """Forget what counts no more; call it every second or so."""
+        self._silent = {peer_id: times for peer_id, times in self._silent.items() if now < times[1]}
+
+    def places(self, coordinators: Sequence[bytes], now: float) -> dict[int, float]:
+        """The places of those that are silent, each with the seconds for which a Lead waits for it: see `judge`."""
+        return {
+            place: max(self._silent[peer_id][0] + FROZEN_TIME - now, SILENT_LEAD_PATIENCE)
+            for place, peer_id in enumerate(coordinators)
+            if self.has(peer_id, now)
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +77,21 @@ class Listen:
 
 
 def judge(
-    replies: Mapping[int, Answer | None], count: int, elapsed: float, silent: Collection[int] = ()
+    replies: Mapping[int, Answer | None], count: int, elapsed: float, silent: Mapping[int, float]
 ) -> Counts | Listen:
     """What the replies so far mean, `elapsed` seconds after `count` coordinators were asked.
 
     `replies`: by the coordinator's place, 0 for the closest; None where it failed. `silent`: the places of those
-    that did not answer lately; they are not waited for beside one that does.
+    that did not answer lately. They are not waited for beside one that does, but where that one says Lead: then
+    for so many seconds.
     """
     best = min((place for place, answer in replies.items() if answer is not None), default=None)
     if best is None:
         over = len(replies) >= count or elapsed >= ASK_TIMEOUT
         return Counts(None) if over else Listen(ASK_TIMEOUT)
-    answer = replies[best]
-    if all(place in replies or place in silent for place in range(best)):
-        return Counts(answer)
-    patience = LEAD_PATIENCE if isinstance(answer, Lead) else PATIENCE
+    answer, closer = replies[best], [place for place in range(best) if place not in replies]
+    if isinstance(answer, Lead):
+        patience = max((silent.get(place, LEAD_PATIENCE) for place in closer), default=0.0)
+    else:
+        patience = PATIENCE if any(place not in silent for place in closer) else 0.0
     return Counts(answer) if elapsed >= patience else Listen(patience)

@@ -48,6 +48,7 @@ class Slots:
         self._leads: set[bytes] = set()  # that wait for a slot
         self._fetching: set[bytes] = set()  # that have one
         self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._released_until = 0.0
         self._next = 0
 
     def limit(self, slots: int) -> None:
@@ -137,7 +138,11 @@ class Slots:
         if count >= MAX_REQUEUES:
             # With no download under way on this node, our leads would wait for the others, and they for ours.
             progress = bool(self._fetching) or any(held.grown for held in self._held.values())
-            return Verdict.RELEASE if self._leads and not progress else Verdict.HOLD
+            if not self._leads or progress or now < self._released_until:
+                return Verdict.HOLD
+            # One is enough: the slot that it gives back is for the lead that queues first.
+            self._released_until = now + LAST_SLOT_SECONDS
+            return Verdict.RELEASE
         self._requeues[key] = (count + 1, now + REQUEUE_SECONDS)
         self._requeues.move_to_end(key)
         while len(self._requeues) > MAX_REMEMBERED:

@@ -45,6 +45,7 @@ class Entry:
     depth: int = 0
     interval: float = 0.0
     granted: float = 0.0  # the lead
+    says_so: bool = False  # it has renewed since: it does what it was told
     grew_at: float | None = None
     pause: float = 0.0  # between its last two growths; containerd writes 1 MiB at a time
     stays_since: float = 0.0  # when it last grew, or took its present source
@@ -80,6 +81,7 @@ class Swarm:
     entries: dict[bytes, Entry] = field(default_factory=dict)
     created: float = 0.0
     touched: float = 0.0
+    asked: float | None = None  # when a node first joined while nobody was known to fetch it (deputy.py)
     _sequence: int = 0
     _children: dict[bytes, set[bytes]] = field(default_factory=dict)
     _leads: set[bytes] = field(default_factory=set)
@@ -144,6 +146,10 @@ class Swarm:
     def committed(self) -> Iterator[Entry]:
         """Those that have all of it."""
         return (self.entries[peer_id] for peer_id in self._committed)
+
+    def is_fetched(self) -> bool:
+        """Whether anybody is known to lead, to follow or to have it."""
+        return bool(self._leads or self._committed or self._children)
 
     def likely_sources(self) -> Iterator[Entry]:
         """For a first join: the latest without children, the shallowest with room, leads and committed ones."""

@@ -337,3 +337,27 @@ def test_a_source_that_has_just_begun_to_lead_is_not_taken_for_a_slow_one() -> N
     assert isinstance(table.join(B, resume(199 * MB, A), 4.2), Lead)
     table.renew(B, renew(199 * MB), 4.21)
     assert isinstance(table.renew(C, renew(198 * MB, B), 4.22), Keep)
+
+
+def test_a_circle_that_two_coordinators_made_is_opened() -> None:
+    """One told B to follow C, the other one C to follow B, and A is another source."""
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    for tick in range(6):
+        at = tick * 0.1
+        table.renew(A, renew((tick + 1) * MB), at)
+        answer = table.renew(B, renew(0, C), at)
+        assert isinstance(table.renew(C, renew(0, B), at), Keep), "one of them is enough"
+    assert first(answer) == A
+
+
+def test_a_circle_without_any_lead_gets_one() -> None:
+    table = Coordinator(SETTINGS)
+    table.provided(KEY, [D], -3.0)  # a copy that B and C cannot have, and a table that is not young
+    excluded = (D.id,)
+    answers = []
+    for tick in range(6):
+        at = tick * 0.1
+        answers.append(table.renew(B, replace(renew(0, C), excluded=excluded), at))
+        answers.append(table.renew(C, replace(renew(0, B), excluded=excluded), at))
+    assert sum(isinstance(answer, Lead) for answer in answers) == 1

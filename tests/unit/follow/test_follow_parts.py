@@ -95,6 +95,7 @@ def test_after_its_requeues_it_is_released_only_where_nothing_else_moves() -> No
         slots.end(number)
     number = slots.hold(KEYS[0], 0.0)
     assert slots.verdict(number, 0.0) is Verdict.RELEASE
+    assert slots.verdict(number, 0.1) is Verdict.HOLD, "one gives its slot back, and the lead takes that"
     slots.grew(others[0])
     assert slots.verdict(number, 0.0) is Verdict.HOLD
 

@@ -8,7 +8,8 @@ connection to that very peer shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -17,7 +18,7 @@ import trio
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
 from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
-from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, SILENT_TIME, Counts, judge
+from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, judge
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
@@ -33,6 +34,7 @@ from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024
+DEPUTY_LIFETIME: Final = 1.0  # seconds for which we remember whether we are a digest's second coordinator
 RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
 EXPIRE_INTERVAL: Final = 1.0  # seconds
 
@@ -61,7 +63,8 @@ class Coordination:
         self._provided = provided
         self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}  # until when, and the candidates
         self._pools: dict[Link, StreamPool] = {}
-        self._silent: dict[bytes, float] = {}  # who did not answer in time, and until when that counts
+        self._silences = Silences()
+        self._deputies: dict[bytes, tuple[float, bool]] = {}  # until when, and whether we are one for this key
 
     async def run(self) -> None:
         """Forget what was not heard of for too long, until cancelled."""
@@ -69,8 +72,7 @@ class Coordination:
             await trio.sleep(EXPIRE_INTERVAL)
             self.coordinator.expire(trio.current_time())
             self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
-            now = trio.current_time()
-            self._silent = {peer_id: until for peer_id, until in self._silent.items() if now < until}
+            self._silences.expire(trio.current_time())
 
     def lost(self, peer_id: bytes) -> None:
         """The last connection to this peer is gone, or it said goodbye."""
@@ -84,11 +86,13 @@ class Coordination:
         nursery = self._lookups.nursery
         if nursery is None:
             return None  # not running
+        silent = self._silences.places(coordinators, trio.current_time())
+        if silent and isinstance(ask, Join):
+            ask = replace(ask, alone=True)
         send, receive = trio.open_memory_channel[_Reply](len(coordinators))
         for place, peer_id in enumerate(coordinators):
             # In the router's nursery: both are to hear it, also when we need to wait for one of them only.
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
-        silent = frozenset(place for place, peer_id in enumerate(coordinators) if peer_id in self._silent)
         answer = await _best_reply(receive, len(coordinators), silent)
         return await self._verified(answer) if isinstance(answer, Follow) else answer
 
@@ -101,19 +105,18 @@ class Coordination:
                 with trio.move_on_after(ASK_TIMEOUT) as scope:
                     link = await self._reach(peer_id)
                     answer = decode_answer(await self._pool(link).request(encode_ask(ask)))
-                    self._silent.pop(peer_id, None)
+                    self._silences.heard(peer_id)
                 if scope.cancelled_caught:
                     self._did_not_answer(peer_id)
             except (PeerFailed, Libp2pError, InvalidFollowMessage):
-                answer = None
+                self._silences.failed(peer_id, trio.current_time())
         await send.send((place, answer))  # the buffer has room for all
 
     def _did_not_answer(self, peer_id: bytes) -> None:
         """Wait for it no more for a while; routing finds out whether it is there at all."""
-        known, nursery = peer_id in self._silent, self._lookups.nursery
-        self._silent[peer_id] = trio.current_time() + SILENT_TIME
+        new, nursery = self._silences.timed_out(peer_id, trio.current_time()), self._lookups.nursery
         contact = self._knowledge.table.get(peer_id)
-        if not known and nursery is not None and contact is not None:
+        if new and nursery is not None and contact is not None:
             nursery.start_soon(self._lookups.check, contact)
 
     async def _coordinators(self, key: bytes) -> tuple[bytes, ...]:
@@ -131,20 +134,24 @@ class Coordination:
             if len(self._nearest) > MOST_NEAREST:
                 del self._nearest[next(iter(self._nearest))]
         chosen = found[:COORDINATORS]
-        if all(peer_id in self._silent for peer_id in chosen):
-            others = (peer_id for peer_id in found if peer_id not in self._silent)
+        if all(self._silences.has(peer_id, now) for peer_id in chosen):
+            others = (peer_id for peer_id in found if not self._silences.has(peer_id, now))
             chosen += tuple(islice(others, COORDINATORS))
         return chosen
 
     async def _find_candidates(self, key: bytes) -> list[bytes]:
-        table, target = self._knowledge.table, position(kad_key(key))
-        k = self._knowledge.settings.k
+        table, k = self._knowledge.table, self._knowledge.settings.k
         if table.sees_everybody:
-            contacts = table.closest(target, k)
+            contacts = table.closest(position(kad_key(key)), k)
         else:
             lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
             contacts = lookup.closest(k)
+        return self._able(key, contacts)
+
+    def _able(self, key: bytes, contacts: Iterable[Contact]) -> list[bytes]:
+        """The candidates among these, ourselves and those that we are connected with, the closest first."""
         # Those that we are connected with, too, though they may be suspect now.
+        target = position(kad_key(key))
         ids = {contact.id for contact in contacts} | {link.id for link in self._links} | {self._knowledge.own_id}
         able = [peer_id for peer_id in ids if self._may_coordinate(peer_id)]
         return sorted(able, key=lambda peer_id: distance(position(peer_id), target))[:CANDIDATES]
@@ -225,11 +232,27 @@ class Coordination:
             case Join():
                 if committed := self._committed(ask.key, now):
                     self.coordinator.provided(ask.key, committed, now)
-                return self.coordinator.join(peer, ask, now)
+                return self.coordinator.join(peer, ask, now, deputy=self._is_deputy(ask.key, now))
             case Renew():
                 return self.coordinator.renew(peer, ask, now)
             case Leave():
                 return self.coordinator.leave(peer, ask, now)
+
+    def _is_deputy(self, key: bytes, now: float) -> bool:
+        """Whether exactly one node is closer to the key, as far as we know without asking anybody.
+
+        Who is wrong about it only makes a node wait a little (follow.deputy), or does not.
+        """
+        until, deputy = self._deputies.get(key, (0.0, False))
+        if now >= until:
+            closest = self._knowledge.table.closest(position(kad_key(key)), CANDIDATES)
+            places = self._able(key, closest)
+            deputy = places[1:2] == [self._knowledge.own_id]
+            self._deputies.pop(key, None)
+            self._deputies[key] = (now + DEPUTY_LIFETIME, deputy)
+            if len(self._deputies) > MOST_NEAREST:
+                del self._deputies[next(iter(self._deputies))]
+        return deputy
 
     def _committed(self, key: bytes, now: float) -> list[Peer]:
         """Who has it committed, as the records that we keep say."""
@@ -260,7 +283,7 @@ def _host_of(contact: Contact) -> str:
 
 
 async def _best_reply(
-    receive: trio.MemoryReceiveChannel[_Reply], count: int, silent: frozenset[int] = frozenset()
+    receive: trio.MemoryReceiveChannel[_Reply], count: int, silent: Mapping[int, float]
 ) -> Answer | None:
     """What follow.replies says of the answers as they come in."""
     replies: dict[int, Answer | None] = {}

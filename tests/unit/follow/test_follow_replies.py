@@ -1,0 +1,117 @@
+"""Whose answer counts, and when a deputy leaves it to the closer coordinator."""
+
+from __future__ import annotations
+
+import pytest
+
+from peili.follow.coordinator import Coordinator
+from peili.follow.deputy import HOLD
+from peili.follow.message import Answer, Follow, Join, Keep, Lead, Peer, Purpose, Renew, Wait
+from peili.follow.replies import (
+    ASK_TIMEOUT,
+    FROZEN_TIME,
+    LEAD_PATIENCE,
+    PATIENCE,
+    SILENT_LEAD_PATIENCE,
+    SILENT_TIME,
+    Counts,
+    Listen,
+    Silences,
+    judge,
+)
+from peili.follow.settings import FollowSettings
+
+KEY = b"k" * 32
+A, B = Peer(b"a", "10.0.0.1", 5000), Peer(b"b", "10.0.0.2", 5000)
+LEAD, WAIT, KEEP = Lead(3000), Wait(50), Keep()
+
+
+# judge
+
+
+@pytest.mark.parametrize("answer", [LEAD, WAIT, KEEP])
+def test_the_closest_one_counts_at_once(answer: Answer) -> None:
+    assert judge({0: answer}, 2, 0.001, {}) == Counts(answer)
+    assert judge({0: answer, 1: LEAD}, 2, 0.001, {}) == Counts(answer)
+
+
+def test_the_second_counts_after_some_patience_and_its_lead_after_more() -> None:
+    assert judge({1: WAIT}, 2, 0.001, {}) == Listen(PATIENCE)
+    assert judge({1: WAIT}, 2, PATIENCE, {}) == Counts(WAIT)
+    assert judge({1: LEAD}, 2, PATIENCE, {}) == Listen(LEAD_PATIENCE)
+    assert judge({1: LEAD}, 2, LEAD_PATIENCE, {}) == Counts(LEAD)
+
+
+def test_the_second_counts_at_once_where_the_first_failed() -> None:
+    assert judge({0: None, 1: LEAD}, 2, 0.001, {}) == Counts(LEAD)
+
+
+def test_one_that_was_silent_before_is_waited_for_only_beside_a_lead() -> None:
+    assert judge({1: WAIT}, 2, 0.001, {0: 0.04}) == Counts(WAIT)
+    assert judge({1: LEAD}, 2, 0.001, {0: 0.04}) == Listen(0.04)
+    assert judge({1: LEAD}, 2, 0.04, {0: 0.04}) == Counts(LEAD)
+
+
+def test_where_all_are_silent_nothing_counts() -> None:
+    assert judge({}, 2, 0.1, {}) == Listen(ASK_TIMEOUT)
+    assert judge({}, 2, ASK_TIMEOUT, {}) == Counts(None)
+    assert judge({0: None, 1: None}, 2, 0.001, {}) == Counts(None)
+
+
+# Silences
+
+
+def test_a_lead_waits_for_a_silent_one_until_it_must_be_taken_for_frozen() -> None:
+    silences = Silences()
+    assert silences.timed_out(b"a", ASK_TIMEOUT)
+    assert silences.places([b"a", b"b"], 0.35) == {0: pytest.approx(FROZEN_TIME - 0.35)}
+    assert not silences.timed_out(b"a", 0.65), "it is known"
+    assert silences.places([b"b", b"a"], 0.65) == {1: SILENT_LEAD_PATIENCE}
+    assert silences.has(b"a", 0.65 + SILENT_TIME - 0.01)
+    silences.expire(0.65 + SILENT_TIME)
+    assert not silences.has(b"a", 0.65)
+
+
+def test_one_that_answers_is_silent_no_more_and_one_that_cannot_be_reached_is_frozen() -> None:
+    silences = Silences()
+    silences.failed(b"a", 1.0)
+    assert silences.places([b"a"], 1.0) == {0: SILENT_LEAD_PATIENCE}
+    silences.heard(b"a")
+    assert silences.places([b"a"], 1.0) == {}
+
+
+# The deputy
+
+
+def test_a_deputy_leaves_the_first_word_to_the_closer_coordinator() -> None:
+    table = Coordinator(FollowSettings())
+    assert table.join(A, Join(KEY), 0.0, deputy=True) == WAIT
+    assert table.join(B, Join(KEY), HOLD - 0.01, deputy=True) == WAIT
+    assert isinstance(table.join(B, Join(KEY), HOLD, deputy=True), Lead), "it has said nothing"
+    answer = table.join(A, Join(KEY), HOLD + 0.01, deputy=True)
+    assert isinstance(answer, Follow)
+    assert answer.sources[0].peer == B
+
+
+def test_a_deputy_answers_as_soon_as_somebody_says_that_it_leads() -> None:
+    table = Coordinator(FollowSettings())
+    table.join(A, Join(KEY), 0.0, deputy=True)
+    table.renew(B, Renew(KEY, 0), 0.01)
+    assert isinstance(table.join(A, Join(KEY), 0.02, deputy=True), Follow)
+
+
+def test_a_deputy_answers_who_has_given_the_other_up_and_who_resumes() -> None:
+    table = Coordinator(FollowSettings())
+    assert isinstance(table.join(A, Join(KEY, alone=True), 0.0, deputy=True), Lead)
+    table = Coordinator(FollowSettings())
+    table.join(A, Join(KEY, 5, purpose=Purpose.RESUME), 0.0, deputy=True)
+    assert isinstance(table.join(A, Join(KEY, 5, purpose=Purpose.RESUME), 2.2, deputy=True), Lead)
+
+
+def test_a_lead_that_was_not_taken_up_is_not_repeated_beside_one_that_was() -> None:
+    table = Coordinator(FollowSettings())
+    assert isinstance(table.join(B, Join(KEY), 0.0), Lead)
+    table.renew(A, Renew(KEY, 0), 0.01)  # as the other coordinator told it
+    answer = table.join(B, Join(KEY), 0.02)
+    assert isinstance(answer, Follow)
+    assert answer.sources[0].peer == A

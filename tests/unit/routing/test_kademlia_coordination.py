@@ -1,0 +1,132 @@
+"""The coordinators of a digest: three real routers on loopback, one of which may be silent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+
+import pytest
+import trio
+
+from peili.follow.deputy import HOLD
+from peili.follow.message import Ask, Follow, Join, Lead, Renew
+from peili.follow.replies import FROZEN_TIME, SILENT_LEAD_PATIENCE
+from peili.follow.settings import FollowSettings
+from peili.kademlia.keyspace import distance, kad_key, position
+from peili.libp2p.host import Stream
+from peili.routing.kademlia.coordination import Coordination
+from tests.fakes.routers import Cluster, Running, until
+
+KEY = sha256(b"one").digest()
+PATIENT = 0.15  # seconds that this machine may be late
+
+
+@dataclass
+class Trio:
+    """The nodes in the order of their distance to KEY: the coordinator, its deputy, and who is neither."""
+
+    nodes: list[Running]
+
+    def of(self, place: int) -> Coordination:
+        coordination = self.nodes[place].router.coordination
+        assert coordination is not None
+        return coordination
+
+    async def ask(self, place: int, ask: Ask) -> tuple[object, float]:
+        """The answer, and how long it took."""
+        started = trio.current_time()
+        return await self.of(place).ask(ask), trio.current_time() - started
+
+    async def join(self, place: int, key: bytes = KEY) -> tuple[object, float]:
+        """Ask until it is not to wait any more."""
+        started = trio.current_time()
+        while True:
+            answer, _ = await self.ask(place, Join(key))
+            if isinstance(answer, Lead | Follow):
+                return answer, trio.current_time() - started
+            await trio.sleep(0.05)
+
+    def freeze(self, place: int) -> None:
+        """It takes every question from others, and answers none."""
+
+        async def silent(stream: Stream) -> None:
+            await trio.sleep_forever()
+
+        self.nodes[place].router._host.set_handler(self.of(place).protocol, silent)
+
+
+def of_key(nodes: list[Running], key: bytes) -> list[Running]:
+    def away(running: Running) -> int:
+        return distance(position(running.router._knowledge.own_id), position(kad_key(key)))
+
+    return sorted(nodes, key=away)
+
+
+def knows_both(running: Running) -> bool:
+    links, table = running.router._links, running.router._knowledge.table
+    return len({link.id for link in links if link.identify is not None}) == 2 and table.sees_everybody
+
+
+@pytest.fixture
+async def three(cluster: Cluster) -> Trio:
+    nodes = [await cluster.start(5000 + n, follow=FollowSettings()) for n in range(3)]
+    for running in nodes:
+        await running.router.wait_ready()
+    await until(lambda: all(map(knows_both, nodes)))
+    return Trio(of_key(nodes, KEY))
+
+
+async def test_one_leads_and_the_others_follow_it(three: Trio) -> None:
+    answer, seconds = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert seconds < PATIENT
+    answer, _ = await three.join(1)
+    assert isinstance(answer, Follow)
+    assert answer.sources[0].peer.port == three.nodes[2].router._settings.registry_port
+
+
+async def test_the_deputy_knows_that_it_is_one(three: Trio) -> None:
+    now = trio.current_time()
+    assert [three.of(place)._is_deputy(KEY, now) for place in range(3)] == [False, True, False]
+
+
+async def test_a_silent_coordinator_costs_its_time_once(three: Trio) -> None:
+    three.freeze(0)
+    answer, seconds = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert HOLD - 0.1 < seconds < FROZEN_TIME + PATIENT
+    answer, _ = await three.ask(2, Renew(KEY, 0))
+    assert answer is not None
+    again = next(
+        key
+        for key in (sha256(b"%d" % number).digest() for number in range(1000))
+        if of_key(three.nodes, key) == three.nodes
+    )
+    await trio.sleep(max(FROZEN_TIME - seconds, 0))
+    answer, seconds = await three.join(2, again)
+    assert isinstance(answer, Lead)
+    assert seconds < SILENT_LEAD_PATIENCE + PATIENT
+
+
+async def test_a_coordinator_that_is_gone_costs_no_time(three: Trio) -> None:
+    await three.nodes[0].stop()
+    answer, seconds = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert seconds < HOLD
+
+
+async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Trio) -> None:
+    """Who is closer has told another node to lead already; its answer comes 0.1 s late."""
+    coordination, late = three.of(0), trio.Event()
+    await three.join(1)
+
+    async def slow(stream: Stream) -> None:
+        late.set()
+        await trio.sleep(0.1)
+        await coordination.serve(stream)
+
+    three.nodes[0].router._host.set_handler(coordination.protocol, slow)
+    three.of(1).coordinator.forget_peer(three.of(1)._knowledge.own_id)
+    answer, _ = await three.join(2)
+    assert late.is_set()
+    assert isinstance(answer, Follow)
