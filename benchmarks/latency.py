@@ -15,6 +15,7 @@ from benchmarks.writing import pull_blob
 
 SMALL = 100_000  # bytes: read whole and hashed before one is passed on
 LARGE = 4_000_000  # bytes: relayed by the kernel
+LAYER = 20_000_000  # bytes: a miss that others may wait for, because this node fetches it now
 PEER_P50, PEER_P99, LOCAL_P50, MISS_P50 = 3.0, 15.0, 2.0, 5.0  # ms
 MISS_WHILE_FAILING = 50.0  # ms, the slowest
 
@@ -62,6 +63,8 @@ def _whole(bench: Bench, cluster: Cluster, asker: Asker) -> Iterator[Figure]:
     yield Figure("HEAD of a peer's tag", "ms", tuple(answer.first_byte * 1e3 for answer in heads))
     misses = bench.pick(500, 50)
     yield from of_many("digest that nobody has", "ms", _miss(asker, misses, own), p50=MISS_P50)
+    large_misses = _miss(asker, misses, own, size=LAYER)
+    yield from of_many(f"the same of {LAYER // 1_000_000} MB", "ms", large_misses, p50=MISS_P50)
     yield from of_many("the same for who writes nothing", "ms", _miss(asker, misses), p50=MISS_P50)
 
 
@@ -116,12 +119,12 @@ def _pull(asker: Asker, store: Store, blobs: Sequence[Content]) -> list[float]:
     return times
 
 
-def _miss(asker: Asker, count: int, store: Store | None = None) -> list[float]:
-    """Milliseconds until 404; with a store as containerd asks, which makes an ingest first."""
+def _miss(asker: Asker, count: int, store: Store | None = None, *, size: int = SMALL) -> list[float]:
+    """Milliseconds until 404; with a store as containerd asks, which makes an ingest first and knows the size."""
     times = []
     for _ in range(count):
         digest = f"sha256:{os.urandom(32).hex()}"
-        blob = Content(digest, SMALL, f"small/1/blobs/{digest}")
+        blob = Content(digest, size, f"small/1/blobs/{digest}")
         answer = asker.get(blob.path) if store is None else pull_blob(asker, store, blob)
         if answer.status != 404:
             raise AssertionError(f"a random digest was answered {answer.status}")

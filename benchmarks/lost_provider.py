@@ -53,13 +53,13 @@ def _figures(size: int, name: str, pulls: dict[str, list[Lost]], *, alone: bool)
     yield Figure(f"{size} MB undisturbed", "s", base, note=f"links of {RATE} Mbit/s")
     for how, found in pulls.items():
         cost = tuple(pull.seconds - median(base) for pull in found)
-        yield Figure(f"{how}, {name}: cost", "s", cost, Goal(COST[how]))
+        yield Figure(f"{how}, {name}: cost", "s", cost, Goal(COST[how]), judge_worst=True)
         extra = tuple(pull.received - median(c.received for c in calm) for pull in found)
-        limit = Goal(size * TWICE)
-        yield Figure(f"{how}, {name}: fetched twice", "MB", tuple(b / MILLION for b in extra), limit)
+        twice = tuple(count / MILLION for count in extra)
+        yield Figure(f"{how}, {name}: fetched twice", "MB", twice, Goal(size * TWICE), judge_worst=True)
         upstream = tuple(pull.upstream / MILLION for pull in found)
         goal = None if alone else Goal(0.0)
-        yield Figure(f"{how}, {name}: sent by the upstream", "MB", upstream, goal)
+        yield Figure(f"{how}, {name}: sent by the upstream", "MB", upstream, goal, judge_worst=True)
 
 
 def _pull(made: Rig, size: int, holders: Sequence[Node], how: str) -> Lost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -9,7 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.cgroup import MemoryGroup, memory_group
 from benchmarks.crowd import Crowd, crowd
 from benchmarks.figure import Figure, Goal
-from benchmarks.meter import settled
+from benchmarks.meter import usage
 from benchmarks.peilis import UNLIMITED, Cluster, Peili
 from tests.image.in_containerd import MEMORY_LIMIT
 
@@ -38,14 +39,21 @@ def run(bench: Bench) -> Iterator[Figure]:
             stopped = stack.enter_context(crowd(node, mixed, STOPPED, RATE, stopped=STOPPED, store=own))
             for clients in (slow, stopped):
                 clients.wait_answered()
-            yield from _beside(bench, node, [slow, stopped], beside.path) if not group.kills else ()
+            _hold(group, bench.pick(30.0, 3.0))
+            yield from _beside(node, [slow, stopped], beside.path) if not group.kills else ()
         yield from _charged(group)
 
 
-def _beside(bench: Bench, node: Peili, crowds: list[Crowd], path: str) -> Iterator[Figure]:
+def _hold(group: MemoryGroup, seconds: float) -> None:
+    """Leave them all alone for so long, or until the node is dead."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not group.kills:
+        time.sleep(0.2)
+
+
+def _beside(node: Peili, crowds: list[Crowd], path: str) -> Iterator[Figure]:
     """The node while they are there."""
-    for _ in range(bench.pick(10, 1)):
-        used = settled(node.pid)
+    used = usage(node.pid)
     flowing, refused = crowds[0].in_flight(), sum(clients.progress().refused for clients in crowds)
     large = Goal(SLOW + STOPPED // 2, True)  # small ones may be left to upstream
     yield Figure("transfers in flight", "", (flowing,), large, note=f"of {SLOW + STOPPED}")

@@ -50,7 +50,8 @@ def run(bench: Bench) -> Iterator[Figure]:
     fair = Goal(count / 2)
     note = f"{count} if later pullers never use earlier ones"
     yield Figure("images that the holder sent", "", tuple(herd.holder for herd in herds), fair, note=note)
-    yield Figure("images that the upstream sent", "", tuple(herd.upstream for herd in herds), Goal(UPSTREAM))
+    upstream = tuple(herd.upstream for herd in herds)
+    yield Figure("images that the upstream sent", "", upstream, Goal(UPSTREAM), judge_worst=True)
 
 
 def _direct(made: Rig, size: int) -> Herd:
