@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 
 from benchmarks.bench import Bench
-from benchmarks.figure import Figure, at_most
-from benchmarks.mirrors import without_capabilities
+from benchmarks.exposition import total
+from benchmarks.figure import Figure, Goal, at_most
+from benchmarks.mirrors import PeiliMirror, without_capabilities
 from benchmarks.pulls import MILLION, UPSTREAM_RATE, Pull, Rig, rig
 
-SPEGEL = {100: 0.37}  # seconds: the slowest of its pulls of so many MB, on another machine
+SPEGEL = {10: 0.068, 100: 0.373, 1000: 10.3}  # seconds of its pulls of so many MB, on another machine
 CPU_FAST, CPU_SLOW = 0.6, 1.0  # seconds of all mirrors together, per GB
 SLOW_RATE = 200  # Mbit/s
 GIGABYTE = 1000  # MB
+RELAYED = "peili_relayed_bytes_total"
 
 
 def run(bench: Bench) -> Iterator[Figure]:
@@ -50,6 +52,7 @@ def _sizes(bench: Bench, sizes: Sequence[int], suffix: str) -> Iterator[Figure]:
         with rig(bench, 3, mirror, used_by=2) as made:
             for size in sizes:
                 yield from _size(made, size, f", {mirror}{suffix}", direct[size])
+            yield from _copied(made, f", {mirror}{suffix}")
 
 
 def _size(made: Rig, size: int, suffix: str, direct: list[Pull]) -> Iterator[Figure]:
@@ -77,14 +80,35 @@ def _figures(
     size: int, suffix: str, cold: Sequence[Pull], warm: Sequence[Pull], base: tuple[float, ...]
 ) -> Iterator[Figure]:
     goal = at_most(SPEGEL.get(size))
+    name = f"{size} MB warm{suffix}"
     times = tuple(pull.seconds for pull in warm)
-    yield Figure(f"{size} MB warm{suffix}", "s", times, goal, base, "goal: Spegel's" if goal else "")
+    yield Figure(name, "s", times, goal, base, "goal: Spegel's, on another machine" if goal else "")
     floor = tuple(pull.seconds for pull in cold)
-    yield Figure(f"{size} MB cold, upstream without a limit{suffix}", "s", floor, note="the floor")
+    yield Figure(f"{size} MB cold, upstream without a limit{suffix}", "s", floor, note="this machine's floor")
+    if base:
+        yield _ratio(f"{name}, by the direct pull", times, base[-len(times) :])
+    yield _ratio(f"{name}, by that cold pull", times, floor)
     sent = tuple(pull.upstream / MILLION for pull in warm)
-    yield Figure(f"{size} MB warm, sent by the upstream{suffix}", "MB", sent, at_most(0.0))
+    yield Figure(f"{name}, sent by the upstream", "MB", sent, at_most(0.0), judge_worst=True)
     if size >= GIGABYTE:
         yield _cpu(f"CPU of all mirrors, {size} MB warm{suffix}", warm, CPU_FAST)
+
+
+def _ratio(name: str, values: Sequence[float], by: Sequence[float]) -> Figure:
+    """Of what was measured by turns."""
+    return Figure(name, "", tuple(a / b for a, b in zip(values, by, strict=True)))
+
+
+def _copied(made: Rig, suffix: str) -> Iterator[Figure]:
+    """What came through Python's memory of all that was relayed so far."""
+    if not isinstance(made.mirror, PeiliMirror):
+        return
+    puller = made.nodes[1].metrics()
+    copied, spliced = (total(puller, RELAYED, way=way) for way in ("copied", "spliced"))
+    if spliced is None:
+        raise AssertionError(f"the puller's /metrics has no {RELAYED} with way=spliced")
+    note = f"of {(spliced + (copied or 0.0)) / MILLION:.0f} MB relayed"
+    yield Figure(f"copied through Python{suffix}", "bytes", (copied or 0.0,), Goal(0), note=note)
 
 
 def _cpu(name: str, pulls: Sequence[Pull], goal: float) -> Figure:
