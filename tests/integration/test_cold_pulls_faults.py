@@ -10,6 +10,7 @@ import pytest
 
 from peili.kademlia.keyspace import distance, kad_key, key_digest, position
 from peili.libp2p.peer_id import PeerId
+from peili.mirror.giveup import ANOTHER_PULL
 from peili.oci.digest import Digest
 from peili.oci.key import digest_key
 from tests.integration.lab.cold import (
@@ -143,7 +144,44 @@ def test_a_source_in_the_middle_breaks(
     assert max(pulls.seconds[node] for node in others) <= single + STALL + SLACK
 
 
-@pytest.mark.parametrize("how", ["peili killed", "peili frozen"])
+def test_leader_and_coordinator_and_a_source_break_at_once(
+    nodes: list[Node], registry: Registry, image: Image, reference: str
+) -> None:
+    with ColdPulls(image, registry) as pulls:
+        pulls.start_all(nodes, reference)
+        leader = pulls.leader()
+        for node in nodes:
+            pulls.wait_received(node, SOME)
+        coordinator = next(node for node in closest(nodes, image.layers[0].digest) if node is not leader)
+        source, *others = [node for node in nodes if node not in (leader, coordinator)]
+        with broken(leader, "peili killed"), broken(coordinator, "peili frozen"), broken(source, "cut off"):
+            pulls.wait(*others)
+
+    check_bytes(others, image)
+    # All three go on by themselves, upstream, and those that are left share one more.
+    assert pulls.ratio() <= 1.0 + 3 * 0.8 + HICCUP
+
+
+def test_upstream_fails_for_all(nodes: list[Node], registry: Registry, image: Image, reference: str) -> None:
+    """In the middle: every pull ends with upstream's own error; and when it is back, all share the rest."""
+    with ColdPulls(image, registry) as pulls:
+        pulls.start_all(nodes, reference)
+        for node in nodes:
+            pulls.wait_received(node, SOME)
+        registry.stop()
+        for node in nodes:
+            with pytest.raises(CriError):
+                pulls.wait(node)
+        registry.start()
+        for node in nodes:  # the kubelet waits ten seconds and more
+            pulls.start(node, reference, after=ANOTHER_PULL)
+        pulls.wait()
+
+    check_bytes(nodes, image)
+    assert pulls.ratio() <= 1.05 + HICCUP
+
+
+@pytest.mark.parametrize("how", ["peili killed", "peili frozen", "cut off"])
 def test_the_coordinator_breaks(
     nodes: list[Node], registry: Registry, image: Image, reference: str, how: str
 ) -> None:

@@ -70,3 +70,14 @@ def test_the_give_up_memory_is_bounded() -> None:
         memory.remember(Digest.of(str(number).encode()), 0.0)
     assert not memory.contains(Digest.of(b"0"), 0.0)
     assert memory.contains(Digest.of(b"1"), 0.0)
+
+
+def test_another_pull_of_what_was_given_up_shares_again() -> None:
+    """containerd asks again at once, from where it is; a pull that begins later, from the start, is another one."""
+    memory = GiveUps()
+    digest = Digest.of(b"x")
+    memory.remember(digest, 0.0)
+    assert memory.contains(digest, 0.9, from_start=True)
+    assert memory.contains(digest, 4.9)
+    assert not memory.contains(digest, 1.0, from_start=True)
+    assert not memory.contains(digest, 1.0), "and its own retry is no part of that either"
