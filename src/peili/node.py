@@ -32,6 +32,7 @@ from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
 from peili.mirror.verdicts import PeerIds, Verdicts
+from peili.observe.cold_pulls import ColdPulls, ColdPullStatistics, Coordinating
 from peili.observe.health import Health, Readiness, decide_readiness
 from peili.observe.log import log_request
 from peili.observe.metrics import Metrics
@@ -49,7 +50,7 @@ from peili.registry.policy import Policy
 from peili.registry.record import RequestRecord
 from peili.registry.uploads import Uploads
 from peili.routing.peer_ids import raw_id, text_id
-from peili.routing.protocol import Coordination, Router
+from peili.routing.protocol import Router
 from peili.settings import RouterProtocol, RunSettings
 from peili.store.protocol import Store
 from peili.sync import keep_provided
@@ -87,10 +88,11 @@ class Node:
         store: Store,
         router: Router,
         membership: Membership | None = None,
-        coordination: Coordination | None = None,
+        coordination: Coordinating | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.recent = Recent()
+        self.cold_pulls = ColdPulls(self.metrics)
         self._settings = settings
         self._store = store
         self._router = router
@@ -104,7 +106,8 @@ class Node:
         self._verdicts = Verdicts(store, self._poison, self.metrics, PeerIds(to_bytes=raw_id, to_text=text_id))
         self._keeper: Keeper | None = None
         self._slots: Slots | None = None
-        self._registry = Server(self._registry_endpoint().handle, on_error=_log_error)
+        self._endpoint = self._registry_endpoint()
+        self._registry = Server(self._answer, on_error=_log_error)
         self._operations = Server(self._operations_endpoint().handle, on_error=_log_error)
         self._state = _State()
         self._stop = trio.Event()
@@ -259,9 +262,9 @@ class Node:
         if settings.follow is None or coordination is None:
             return None
         self._slots = slots = Slots(replace(settings.follow, slots=0))  # until containerd's version is known
-        self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.metrics)
+        self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.cold_pulls)
         sources = SourceAsker(self._client, self._peer_requests().headers, silence=settings.stall_timeout)
-        tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.metrics)
+        tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.cold_pulls)
         port = settings.registry_address.port
         return Follower(self._store, tree, self._keeper, asker, port=port, zone=settings.zone)
 
@@ -297,9 +300,20 @@ class Node:
                 self._store.statistics(),
                 self._registry.statistics(),
                 self.recent,
+                self._cold_pulls(),
             ),
             self._explain,
         )
+
+    def _cold_pulls(self) -> ColdPullStatistics | None:
+        if self._keeper is None or self._coordination is None:
+            return None
+        return self.cold_pulls.statistics(self._coordination.coordinator.statistics())
+
+    async def _answer(self, exchange: Exchange) -> None:
+        if self._keeper is not None:
+            self.cold_pulls.asked(exchange.request.target)
+        await self._endpoint.handle(exchange)
 
     async def _explain(self, reference: Reference) -> dict[str, Any]:
         return asdict(await self._explainer.explain(reference))

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from peili.follow.message import KEY_LENGTH, Join, Leave, Renew
+from peili.follow.message import Outcome as End
 from peili.http.server import ServerStatistics
 from peili.mirror.failure import FailureKind
-from peili.observe.metrics import Metrics
+from peili.observe.metrics import LEFT_REASONS, Metrics
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
 from peili.routing.protocol import PeerStatistics, Provider, RouterStatistics
 from peili.store.protocol import Kind, StoreStatistics
@@ -64,6 +66,11 @@ def busy_metrics() -> Metrics:
     metrics.missed(5)
     metrics.hedged()
     metrics.resumed()
+    for reason in LEFT_REASONS:
+        metrics.left_to_upstream(reason)
+    key = bytes(KEY_LENGTH)
+    for ask in (Join(key), Renew(key, 1), Leave(key, End.COMMITTED)):
+        metrics.told(ask, None)
     peers = (PeerStatistics("peer", "10.0.0.7", 5, "peili", connected=True),)
     metrics.observe(
         router=lambda: RouterStatistics("kademlia", "me", (), peers, 3, 4, "", alone=False),

@@ -86,7 +86,8 @@ def render(document: dict[str, Any]) -> list[str]:
     ]
     lines += [f"         {store['problem']}"] if store["problem"] else []
     lines += [f"         {router['bootstrap_problem']}"] if router["bootstrap_problem"] else []
-    lines += ["", *_totals(totals), "", *_peers(router["peers"]), "", *_requests(document["requests"])]
+    lines += ["", *_totals(totals), *_cold_pulls(document.get("cold_pulls"))]
+    lines += ["", *_peers(router["peers"]), "", *_requests(document["requests"])]
     return lines
 
 
@@ -116,6 +117,35 @@ def _totals(totals: dict[str, int]) -> list[str]:
         f"served   {size(totals['bytes_to_peers'])} to peers",
         f"requests {totals['hits']} hits, {totals['misses']} misses",
     ]
+
+
+def _cold_pulls(cold: dict[str, Any] | None) -> Iterable[str]:
+    """What is fetched together with others; nothing of an older node, or of one that runs with --no-follow."""
+    if cold is None:
+        return
+    yield (
+        f"cold     {cold['leads']} led, {cold['follows']} sources followed, "
+        f"{size(cold['growing_bytes'])} from layers in flight"
+    )
+    left = ", ".join(f"{count} for {reason}" for reason, count in cold["left_to_upstream"].items())
+    if left:
+        yield f"         left to upstream: {left}"
+    own = cold["coordinator"]
+    if own is not None:
+        yield (
+            f"         as coordinator: {own['digests']} digests of {own['entries']} fetches now, "
+            f"{own['leads_granted']} leads granted"
+        )
+    if cold["now"]:
+        yield ""
+        yield from table([["NOW", "CONTENT", "HAS", "OF", "DEPTH", "FROM"], *map(_fetch, cold["now"])])
+
+
+def _fetch(fetch: dict[str, Any]) -> list[str]:
+    source = {"leads": "upstream", "waits": ""}.get(fetch["part"], fetch["source"])
+    total = size(fetch["total"]) if fetch["total"] else "?"
+    depth = str(fetch["depth"] or "?") if fetch["part"] == "follows" else ""
+    return [fetch["part"], fetch["digest"][:19] or "?", size(fetch["offset"]), total, depth, source]
 
 
 def _peers(peers: list[dict[str, Any]]) -> Iterable[str]:

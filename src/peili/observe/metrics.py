@@ -21,9 +21,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from peili.follow.message import Answer, Ask, Follow, Join, Keep, Lead, Leave, Renew, Source, Wait
+from peili.follow.message import Answer, Ask, Join, Leave, Renew
 from peili.http.server import ServerStatistics
 from peili.mirror.failure import FailureKind
+from peili.observe.follow_words import brief, name_of
 from peili.oci.digest import Digest
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
 from peili.routing.protocol import Provider, RouterStatistics
@@ -33,6 +34,8 @@ from peili.version import VERSION
 # A client can name any registry in `ns`; beyond this many they are counted together.
 MAXIMUM_REGISTRY_LABELS = 64
 OTHER_REGISTRY = "other"
+# Why a held response ended before its last byte (mirror/held.py, follow/source_choice.py).
+LEFT_REASONS = ("no coordinator", "no growth", "too many tries", "slots")
 _RESOLVE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WHOLE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _log = structlog.get_logger()
@@ -119,9 +122,14 @@ class Metrics:
         info.labels(VERSION).set(1)
 
     def _build_follow(self) -> None:
-        self._joins = Counter(
-            "peili_follow_asks", "Questions to the coordinators of a digest in flight.", registry=self._registry
+        self._asks = Counter(
+            "peili_follow_asks",
+            "Messages to the coordinators of a digest in flight.",
+            ["ask"],
+            registry=self._registry,
         )
+        for ask in (Join, Renew, Leave):
+            self._asks.labels(name_of(ask))
         self._leads = Counter(
             "peili_follow_leads",
             "Digests that this node's containerd fetched upstream while others could follow.",
@@ -131,7 +139,9 @@ class Metrics:
             "peili_follow_follows", "Sources of the tree that were taken.", registry=self._registry
         )
         self._depth = Gauge(
-            "peili_follow_depth", "Hops from upstream of the last source taken.", registry=self._registry
+            "peili_follow_depth",
+            "This node's hops from upstream when it last took a source; 1: from the leader.",
+            registry=self._registry,
         )
         self._growing = Counter(
             "peili_follow_growing_bytes",
@@ -140,10 +150,12 @@ class Metrics:
         )
         self._left = Counter(
             "peili_follow_left_to_upstream",
-            "Pulls that could have followed and went upstream.",
+            "Layers that were not, or not to the end, taken from the tree though no coordinator said lead.",
             ["reason"],
             registry=self._registry,
         )
+        for reason in LEFT_REASONS:
+            self._left.labels(reason)
 
     def observe(
         self,
@@ -191,12 +203,12 @@ class Metrics:
         _log.warning("a peer's bytes were thrown away", digest=str(digest), providers=sorted(providers))
 
     def joined(self) -> None:
-        """A coordinator was asked."""
-        self._joins.inc()
+        """A coordinator is asked; counted when that is over: `told` hears of the keeper's messages too."""
 
     def told(self, ask: Ask, answer: Answer | None) -> None:
-        """What the coordinators said, for the log at its most talkative."""
-        _log.debug("coordinators", key=ask.key.hex(), asked=_brief(ask), told=_brief(answer))
+        """Count a message to the coordinators; what they said is for the log at its most talkative."""
+        self._asks.labels(name_of(type(ask))).inc()
+        _log.debug("coordinators", key=ask.key.hex(), asked=brief(ask), told=brief(answer))
 
     def leading(self) -> None:
         """This node fetches a digest from upstream, for the others too."""
@@ -225,31 +237,6 @@ class Metrics:
                 return OTHER_REGISTRY
             self._registries.add(registry)
         return registry
-
-
-def _brief(message: Ask | Answer | None) -> str:
-    match message:
-        case Join(offset=offset, purpose=purpose, excluded=excluded):
-            text = f"join {purpose.name.lower()} at {offset} without {len(excluded)}"
-        case Renew(offset=offset, source=source, excluded=excluded):
-            text = f"renew at {offset} {'follows' if source else 'leads'} without {len(excluded)}"
-        case Leave(outcome=outcome):
-            text = f"leave {outcome.name.lower()}"
-        case Lead(milliseconds):
-            text = f"lead within {milliseconds} ms"
-        case Follow(sources, depth):
-            text = f"follow at depth {depth}: " + ", ".join(map(_brief_source, sources))
-        case Wait(milliseconds):
-            text = f"wait {milliseconds} ms"
-        case Keep(depth, milliseconds):
-            text = f"keep, depth {depth}, again in {milliseconds} ms"
-        case None:
-            text = "silent"
-    return text
-
-
-def _brief_source(source: Source) -> str:
-    return f"{source.peer.host} {'committed' if source.committed else f'at {source.offset}'}"
 
 
 class _Snapshots(Collector):
