@@ -197,6 +197,7 @@ class _Watch:
         self._leading = leading
         self._renew_at = 0.0
         self._lapsed = False
+        self._grew = False
         self._renamed_at: float | None = None  # when its file was first seen in its final place
 
     async def run(self) -> Outcome:
@@ -237,9 +238,12 @@ class _Watch:
             self._lapsed = True
             self._keeper._slots.lead_over(self._key)
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
-        elif (watch.grew or not self._lapsed) and now >= self._renew_at:
-            if watch.grew:
-                self._keeper._slots.lead_grew(self._key)
+            return
+        if watch.grew and not self._grew:
+            # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once.
+            self._grew, self._renew_at = True, now
+            self._keeper._slots.lead_grew(self._key)
+        if (watch.grew or not self._lapsed) and now >= self._renew_at:
             renew = Renew(self._key, watch.size, self._blob.total)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)
