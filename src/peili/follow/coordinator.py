@@ -47,6 +47,7 @@ _LET_GO_AFTER: Final = 4.0
 _LET_GO_GAIN: Final = 10.0  # seconds that it has to save
 _YOUNG: Final = 2.1  # seconds: a table that began in the middle of a pull waits for the Renews of the others
 _LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
+_PUT_OFF: Final = 4  # waits of one that every lead has failed, while one of these grows
 _LATE: Final = 1.2  # intervals until the next Renew, at the latest
 _LAST: Final = 1 << 62  # the sequence of who is not kept
 
@@ -215,6 +216,11 @@ class Coordinator:
                 return self._wait(swarm, entry, max(soonest, 0.05), now)
         if len(leads) >= self._settings.max_leads:
             return self._wait(swarm, entry, _LONGEST_WAIT, now)
+        is_kept = entry.peer.id in swarm.entries
+        if is_kept and entry.put_off < _PUT_OFF and any(_grows(lead, now) for lead in leads):
+            # It has failed this node and nobody else, and who follows it is ahead of this node in a moment.
+            entry.put_off += 1
+            return self._wait(swarm, entry, _LONGEST_WAIT, now)
         return self._grant(swarm, entry, now)
 
     def _wait(self, swarm: Swarm, entry: Entry, seconds: float, now: float) -> Wait:
@@ -364,6 +370,11 @@ class Coordinator:
             listed.pop(key, None)
             if not listed:
                 del self._of_peer[peer_id]
+
+
+def _grows(lead: Entry, now: float) -> bool:
+    """Whether it said so within its last interval."""
+    return lead.grew_at is not None and now - lead.grew_at <= lead.interval
 
 
 def _catch_up(swarm: Swarm, lead: Entry, offset: int, now: float) -> float:

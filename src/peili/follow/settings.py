@@ -50,4 +50,4 @@ class FollowSettings:
 
     def first_growth_limit(self, depth: int) -> float:
         """The same for the first byte: whoever is nearer to the upstream has given the lead up before."""
-        return self.lapse + self.stall_per_level * depth
+        return min(self.lapse + self.stall_per_level * depth, self.longest_stall)

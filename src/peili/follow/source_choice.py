@@ -26,7 +26,14 @@ from peili.follow.message import (
 from peili.follow.settings import FollowSettings
 
 MAX_TRIES: Final = 24  # sources and answers that name some without one byte in between
-MAX_WITHOUT_GROWTH: Final = 5.0  # seconds that a held response may wait in all without one byte; then upstream
+# Seconds that a held response may wait in all without one byte, and the stall limit of its depth; then upstream.
+MAX_WITHOUT_GROWTH: Final = 5.0
+# The same, whatever the depth, while a coordinator answers: it lets one of those that wait lead, and where each
+# decided for itself, all of a herd would go at the same moment.
+HARD_LIMIT: Final = 15.0
+_ANSWERS: Final = 1.0  # seconds since its last answer, for which a coordinator counts as one that answers
+# Seconds in all for who may only take from committed sources: it waits while those that are named come nearer.
+VERIFIED_LIMIT: Final = 60.0
 FIRST_PATIENCE: Final = 0.2  # seconds without any coordinator at the start; in the middle it is the stall limit
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
 _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a verified source will do
@@ -35,6 +42,7 @@ _BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
 _BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
 _STALLED_SECONDS: Final = 5.0
+_ENDED_SECONDS: Final = 1.0  # it may have been started anew; who ends twice is not asked again
 _WAITED_SECONDS: Final = 1.0  # a follower that stalled waited for its own source, and may have found another
 
 
@@ -54,6 +62,7 @@ _EXCLUDED_SECONDS: Final = {
     SourceFailure.BUSY: _BUSY_SECONDS,
     SourceFailure.BEHIND: _BEHIND_SECONDS,
     SourceFailure.STALLED: _STALLED_SECONDS,
+    SourceFailure.ENDED: _ENDED_SECONDS,
 }
 
 
@@ -135,6 +144,9 @@ class SourceChoice:
         self._suspect_at = math.inf
         self._ask_at = now  # the next Join, or Renew where there is a source
         self._silent_since = math.inf
+        self._heard_at = -math.inf
+        self._verified_until = now + VERIFIED_LIMIT
+        self._named_offset = 0  # the highest of those that were named
         self._tries = 0
         self._end: GoUpstream | None = None
 
@@ -161,7 +173,7 @@ class SourceChoice:
         """The coordinators answered the last JoinNow or RenewNow; None: both were silent."""
         self._talking = False
         if answer is not None:
-            self._silent_since = math.inf
+            self._silent_since, self._heard_at = math.inf, now
         match answer:
             case Lead():
                 self._end = GoUpstream(leading=True, reason="lead")
@@ -208,6 +220,8 @@ class SourceChoice:
         seconds = _EXCLUDED_SECONDS.get(failure, math.inf)
         if failure is SourceFailure.STALLED and self._depth > 1:
             seconds = _WAITED_SECONDS
+        if failure is SourceFailure.ENDED and self._failed.get(peer_id, (0.0, None))[1] is SourceFailure.ENDED:
+            seconds = math.inf
         self._failed[peer_id] = (now + seconds, failure)
         self._failed.move_to_end(peer_id)
         while len(self._failed) > _REMEMBERED:
@@ -227,20 +241,20 @@ class SourceChoice:
         if end is not None:
             return end
         if self._asking is not None:
-            return Stay(self._deadline())
+            return Stay(self._deadline(now))
         while self._candidates:
             candidate = self._candidates.popleft()
             if self._may_ask(candidate, now):
                 self._asking = candidate
                 return Take(candidate)
         if self._talking or now < self._due():
-            return Stay(self._deadline())
+            return Stay(self._deadline(now))
         self._talking = True
         return self._renewal(now) if self._source is not None else self._joining(now)
 
     def _judge(self, now: float) -> GoUpstream | None:
         """The watch over the present source, and over the whole of the wait."""
-        if self._end is None and now - self._grew_at >= MAX_WITHOUT_GROWTH + self._stall_limit():
+        if self._end is None and now >= self._gives_up_at(now):
             self._end = GoUpstream(leading=False, reason="no growth")
         elif self._end is None and self._tries > MAX_TRIES:
             self._end = GoUpstream(leading=False, reason="too many tries")
@@ -262,9 +276,14 @@ class SourceChoice:
     def _stalls_at(self) -> float:
         return max(self._grew_at, self._taken_at) + self._stall_limit()
 
-    def _deadline(self) -> float:
+    def _gives_up_at(self, now: float) -> float:
+        answers = now - self._heard_at < _ANSWERS
+        return self._grew_at + (HARD_LIMIT if answers else MAX_WITHOUT_GROWTH + self._stall_limit())
+
+    def _deadline(self, now: float) -> float:
         """When next_step may say something new though nothing happened."""
-        times = [self._grew_at + MAX_WITHOUT_GROWTH + self._stall_limit()]
+        unheard = max(self._gives_up_at(math.inf), self._heard_at + _ANSWERS)
+        times = [self._gives_up_at(now), unheard]
         if self._source is not None:
             times.append(self._stalls_at())
         if not self._talking and self._asking is None:
@@ -274,8 +293,11 @@ class SourceChoice:
     def _offered(self, sources: tuple[Source, ...], depth: int, now: float) -> None:
         self._depth = depth
         if self._verified_only and not any(source.committed for source in sources):
-            # Nobody has verified it yet: look again, without end but that of the whole wait.
+            # Nobody has verified it yet: look again, as long as somebody comes nearer to that.
             self._ask_at = now + _VERIFIED_RETRY
+            furthest = max(source.offset for source in sources)
+            if furthest > self._named_offset and now < self._verified_until:
+                self._named_offset, self._grew_at = furthest, now
             return
         self._tries += 1
         present = self._source.peer.id if self._source is not None else b""

@@ -54,6 +54,7 @@ class Entry:
     rate: float = 0.0  # bytes a second; 0: not measured
     moves: int = 0
     moved_at: float = 0.0
+    put_off: int = 0  # how often it was to wait though every lead has failed it, since it last grew
     doubted: bool = False  # somebody whom it served says that it failed, and it was not heard since
 
     def report(self, offset: int, now: float) -> None:
@@ -62,6 +63,7 @@ class Entry:
         if offset > self.offset:
             self.pause = now - self.grew_at if self.grew_at is not None else 0.0
             self.grew_at = self.stays_since = now
+            self.put_off = 0
         elapsed = now - self.sampled
         if offset < self.offset:
             self.sampled, self.sampled_offset, self.rate = now, offset, 0.0

@@ -154,7 +154,9 @@ def test_nobody_is_told_to_follow_who_follows_it_or_holds_less() -> None:
     assert isinstance(table.join(B, resume(199 * MB, A), 2.1), Wait)
     for tick in range(6):
         table.renew(A, renew(203 * MB + tick), 2.6 + tick * 0.5)
-    assert isinstance(table.join(B, resume(199 * MB, A), 5.2), Lead)
+    # A grows: another one may soon be ahead of B. It is not put off for ever.
+    assert [table.join(B, resume(199 * MB, A), 5.2 + n * 0.01) for n in range(4)] == [Wait(250)] * 4
+    assert isinstance(table.join(B, resume(199 * MB, A), 5.25), Lead)
 
 
 def test_the_follower_of_a_frozen_node_moves_and_the_one_below_stays() -> None:
@@ -199,6 +201,8 @@ def test_who_excludes_every_lead_gets_one_only_while_there_are_few() -> None:
     leads: list[Peer] = []
     for number in range(10):
         at = 3.0 + number * 0.01
+        for _ in range(4 if 0 < number < SETTINGS.max_leads else 0):
+            assert table.join(peer(number), resume(500 * MB, *leads), at) == Wait(250), "one of them grows"
         answer = table.join(peer(number), resume(500 * MB, *leads), at)
         if isinstance(answer, Lead):
             leads.append(peer(number))
@@ -213,7 +217,9 @@ def test_who_finds_the_lead_busy_waits_for_it_and_one_whom_it_failed_leads() -> 
     table.join(A, join(), 0.0)
     table.renew(A, renew(1), 0.1)
     assert isinstance(table.join(B, replace(join(), busy=(A.id,)), 0.2), Wait)
-    assert isinstance(table.join(C, replace(join(), excluded=(A.id,)), 0.2), Lead)
+    answers = [table.join(C, replace(join(), excluded=(A.id,)), 0.2) for _ in range(5)]
+    assert answers[:-1] == [Wait(250)] * 4, "it has just grown"
+    assert isinstance(answers[-1], Lead)
 
 
 def test_a_source_that_is_not_known_has_no_depth() -> None:
@@ -361,3 +367,11 @@ def test_a_circle_without_any_lead_gets_one() -> None:
         answers.append(table.renew(B, replace(renew(0, C), excluded=excluded), at))
         answers.append(table.renew(C, replace(renew(0, B), excluded=excluded), at))
     assert sum(isinstance(answer, Lead) for answer in answers) == 1
+
+
+def test_a_lead_that_failed_somebody_and_does_not_grow_is_no_reason_to_wait() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    table.renew(A, renew(1), 0.1)
+    table.renew(A, renew(1), 0.6)
+    assert isinstance(table.join(C, replace(join(), excluded=(A.id,)), 0.7), Lead)

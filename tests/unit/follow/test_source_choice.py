@@ -5,6 +5,9 @@ from __future__ import annotations
 from peili.follow.message import Follow, Keep, Lead, Peer, Purpose, Source, Wait
 from peili.follow.settings import FollowSettings
 from peili.follow.source_choice import (
+    HARD_LIMIT,
+    MAX_WITHOUT_GROWTH,
+    VERIFIED_LIMIT,
     GoUpstream,
     JoinNow,
     RenewNow,
@@ -103,6 +106,7 @@ def test_a_silent_source_makes_it_ask_soon_and_leave_at_the_stall_limit() -> Non
 
 
 def test_the_deeper_the_longer_the_stall_limit_up_to_a_bound() -> None:
+    assert [S.first_growth_limit(depth) for depth in (1, 2, 1000)] == [3.5, 4.0, 6.0]
     assert [S.stall_limit(depth) for depth in (0, 1, 2, 3, 1000)] == [2.0, 2.0, 2.5, 3.0, 6.0]
 
 
@@ -149,7 +153,51 @@ def test_nothing_waits_for_ever_without_a_byte() -> None:
         if isinstance(step, JoinNow):
             choice.answered(Wait(250), now)
         now += 0.05
-    assert now < 8.0
+    assert step.reason == "no growth"
+    assert HARD_LIMIT <= now < HARD_LIMIT + 0.1, "while a coordinator answers, it says who leads"
+
+
+def test_without_an_answer_lately_nothing_waits_long() -> None:
+    choice = SourceChoice(S, KEY, 0.0)
+    assert isinstance(choice.next_step(0.0), JoinNow)
+    choice.answered(Wait(60_000), 0.0)
+    step = choice.next_step(0.1)
+    assert step == Stay(MAX_WITHOUT_GROWTH + S.stall_limit(1))
+    assert choice.next_step(step.until) == GoUpstream(leading=False, reason="no growth")
+
+
+def test_who_ends_may_have_been_started_anew_once() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.failed(b"a", SourceFailure.ENDED, 0.1)
+    assert isinstance(choice.next_step(0.1), JoinNow)
+    choice.answered(Follow((A,), 1), 1.2)
+    assert choice.next_step(1.2) == Take(A)
+    choice.taken(A, 1.2)
+    choice.failed(b"a", SourceFailure.ENDED, 1.3)
+    step = choice.next_step(30.0)
+    assert not isinstance(step, Take)
+    choice = relaying(A)
+    for at in (0.1, 1.2):
+        choice.failed(b"a", SourceFailure.ENDED, at)
+    step = choice.next_step(5.0)
+    assert isinstance(step, JoinNow)
+    assert step.join.excluded == (b"a",)
+
+
+def test_who_waits_for_a_verified_source_waits_while_one_comes_nearer() -> None:
+    def until_it_goes(grows_until: float) -> float:
+        choice, now = SourceChoice(S, KEY, 0.0, verified_only=True), 0.0
+        while not isinstance(step := choice.next_step(now), GoUpstream):
+            if isinstance(step, JoinNow):
+                offset = int(min(now, grows_until) * 1000) + 1
+                choice.answered(Follow((source(b"a", offset=offset),), 1), now)
+            now += 0.05
+        return now
+
+    assert HARD_LIMIT <= until_it_goes(0.0) < HARD_LIMIT + 0.3
+    assert 30.0 + HARD_LIMIT <= until_it_goes(30.3) < 31.0 + HARD_LIMIT
+    assert until_it_goes(1000.0) < VERIFIED_LIMIT + HARD_LIMIT + 0.3
 
 
 def test_it_asks_no_banned_source_and_after_a_lie_only_committed_ones() -> None:
