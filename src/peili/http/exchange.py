@@ -12,7 +12,7 @@ import trio
 from peili.http.message import Headers, Request
 from peili.http.sink import Sink
 from peili.http.stages import StagePool
-from peili.http.transfer import Account, send_all
+from peili.http.transfer import Data, send_all, send_together
 
 # Answers that never have a body (RFC 9112, section 6.3).
 _WITHOUT_BODY = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
@@ -66,8 +66,8 @@ class Exchange:
         """How many bytes of the body were given to the client's socket."""
         return 0 if self._sink is None else self._sink.length - self._sink.remaining
 
-    async def respond(self, status: int, headers: Headers, body: bytes = b"") -> None:
-        """Send a whole answer, its head and body in one piece; raise SinkClosed.
+    async def respond(self, status: int, headers: Headers, body: Data = b"") -> None:
+        """Send a whole answer, its head and body in one piece, the body uncopied; raise SinkClosed.
 
         Content-Length is the body's, except where the answer has none (HEAD, 204, 304): then a given one stays.
         """
@@ -84,7 +84,8 @@ class Exchange:
             sent += count
             sink.remaining = sink.length - max(0, sent - len(head))
 
-        await self._send(head if self._bodiless else head + body, account)
+        rest = b"" if self._bodiless else body
+        await send_together(self._socket.fileno(), head, rest, account, self._timeout)
 
     async def start(self, status: int, headers: Headers, length: int) -> Sink:
         """Send the head, with Content-Length: length; the body goes into the Sink. Raise SinkClosed.
@@ -94,7 +95,7 @@ class Exchange:
         headers = headers.with_("Content-Length", str(length))
         head = self._head(status, headers)
         sink = self._new_sink(length)
-        await self._send(head, _ignore)
+        await send_all(self._socket.fileno(), head, _ignore, self._timeout)
         return sink
 
     def _head(self, status: int, headers: Headers) -> bytes:
@@ -122,9 +123,6 @@ class Exchange:
             self._socket, 0 if self._bodiless else length, write_timeout=self._timeout, pool=self._pool
         )
         return self._sink
-
-    async def _send(self, data: bytes, account: Account) -> None:
-        await send_all(self._socket.fileno(), data, account, self._timeout)
 
     def finish(self) -> bool:
         """Tell h11 that the body went by another way; return whether the connection can take another request."""

@@ -13,9 +13,7 @@ from peili.http.growing import GrowingSend, GrowingSource
 from peili.http.relay import Relay
 from peili.http.source import Source
 from peili.http.stages import StagePool
-from peili.http.transfer import send_all, send_file
-
-Data = bytes | bytearray | memoryview
+from peili.http.transfer import Data, send_all, send_file
 
 
 class Sink:

@@ -21,6 +21,7 @@ COLD_READS: Final = 8  # threads that wait for a disk at the same time
 COPY_SIZE: Final = 256 * 1024  # bytes read at once where sendfile does not work
 
 Account = Callable[[int], None]
+Data = bytes | bytearray | memoryview
 
 _cold_reads = trio.CapacityLimiter(COLD_READS)
 # What a socket says when its peer is gone (connect(2), send(2), tcp(7)); anything else is the file's trouble.
@@ -43,9 +44,7 @@ _GONE: Final = frozenset(
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 
-async def send_all(
-    fileno: int, data: bytes | bytearray | memoryview, account: Account, write_timeout: float
-) -> None:
+async def send_all(fileno: int, data: Data, account: Account, write_timeout: float) -> None:
     """Send bytes from memory; raise SinkClosed."""
     view = memoryview(data)
     while view:
@@ -59,6 +58,24 @@ async def send_all(
         account(sent)
         view = view[sent:]
     await trio.lowlevel.checkpoint()
+
+
+async def send_together(fileno: int, head: bytes, body: Data, account: Account, write_timeout: float) -> None:
+    """Send a head and its body in one piece, without joining them in memory (writev(2)); raise SinkClosed.
+
+    A reader that stops would keep the copy in memory as long as the body itself.
+    """
+    view = memoryview(body)
+    try:
+        sent = os.writev(fileno, (head, view[:CHUNK]))
+    except BlockingIOError:
+        sent = 0
+    except OSError as error:
+        raise sink_closed(error) from error
+    account(sent)
+    if sent < len(head):
+        await send_all(fileno, memoryview(head)[sent:], account, write_timeout)
+    await send_all(fileno, view[max(0, sent - len(head)) :], account, write_timeout)
 
 
 async def send_file(
