@@ -21,6 +21,7 @@ from peili.members.membership import Membership
 from peili.members.peer_requests import PeerRequests
 from peili.members.request_mac import MEMBER_HEADER
 from peili.mirror.attempt import Asker
+from peili.mirror.body_budget import BodyBudget
 from peili.mirror.explain import Explainer
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
@@ -93,6 +94,7 @@ class Node:
         self.metrics = Metrics()
         self.recent = Recent()
         self.cold_pulls = ColdPulls(self.metrics)
+        self.body_budget = BodyBudget()
         self._settings = settings
         self._store = store
         self._router = router
@@ -236,7 +238,7 @@ class Node:
 
     def _registry_endpoint(self) -> Registry:
         settings, history = self._settings, History()
-        asker = Asker(self._client, self._peer_requests(), silence=settings.stall_timeout)
+        asker = Asker(self._client, self._peer_requests(), self.body_budget, silence=settings.stall_timeout)
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         stall = settings.stall_timeout

@@ -15,7 +15,7 @@ from tests.properties.effort import examples
 
 LIMITS = RaceLimits(resolve_timeout=0.25)
 NAMES = st.sampled_from([f"peer {number}" for number in range(12)])
-EVENTS = st.lists(st.tuples(st.sampled_from(["found", "failed", "busy", "pause"]), NAMES), max_size=60)
+EVENTS = st.lists(st.tuples(st.sampled_from(["found", "failed", "busy", "no room", "pause"]), NAMES), max_size=60)
 
 
 @settings(deadline=None, max_examples=examples(300))
@@ -29,22 +29,30 @@ def test_a_race_ends_and_keeps_its_bounds(
     race = Race(LIMITS, history, now=now, excluded=excluded)
     asked: list[str] = []
     running: dict[str, Provider] = {}
+    full = False
 
     def act() -> Wait | GiveUp:
         while isinstance(step := race.next_step(now), Start):
             assert step.provider.peer_id not in asked
             assert step.provider.peer_id not in excluded
             assert step.hedge == bool(running)
+            assert not full
             asked.append(step.provider.peer_id)
             running[step.provider.peer_id] = step.provider
             race.started(step.provider, now)
             assert len(running) <= LIMITS.at_once
         return step
 
-    def fail(name: str, *, busy: bool) -> None:
+    def fail(name: str, why: str) -> None:
+        nonlocal full
         provider = running.pop(name, None)
-        if provider is not None:
-            race.failed(provider, busy=busy)
+        if provider is None:
+            return
+        if why == "no room":
+            race.found_no_room(provider)
+            full = True
+        else:
+            race.failed(provider, busy=why == "busy")
 
     for event, name in events:
         if event == "found":
@@ -52,7 +60,7 @@ def test_a_race_ends_and_keeps_its_bounds(
         elif event == "pause":
             now += 0.1
         else:
-            fail(name, busy=event == "busy")
+            fail(name, event)
         step = act()
         if isinstance(step, Wait):
             assert step.until > now
@@ -63,7 +71,7 @@ def test_a_race_ends_and_keeps_its_bounds(
             break
         if math.isinf(step.until):
             assert running, "it waits for nothing"
-            fail(next(iter(running)), busy=False)
+            fail(next(iter(running)), "failed")
         else:
             now = step.until
     else:

@@ -22,6 +22,7 @@ from peili.mirror.answer import (
     check_body,
     check_head,
 )
+from peili.mirror.body_budget import BodyBudget, Lease
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import ContentTarget, ManifestTarget, render_target
@@ -40,12 +41,20 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """A small body that was read completely and fits its digest; `span` is the part that was asked for."""
+    """A small body that was read completely and fits its digest; `span` is the part that was asked for.
+
+    Whoever holds this closes it, once the body is used: its memory counts until then.
+    """
 
     provider: Provider
     descriptor: Descriptor
     span: Span
     body: bytes
+    lease: Lease
+
+    def close(self) -> None:
+        """Give the body's room back."""
+        self.lease.release()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,14 @@ class Stream:
 
 
 Answer = Whole | Stream
+
+
+async def close(answer: Answer) -> None:
+    """Give back what the answer holds. Never waits."""
+    if isinstance(answer, Stream):
+        await answer.response.aclose()
+    else:
+        answer.close()
 
 
 class PeerRequests(Protocol):
@@ -79,13 +96,17 @@ class Asker:
     `silence`: seconds that a provider may be silent before the head, or within a small body.
     """
 
-    def __init__(self, client: Client, requests: PeerRequests, *, silence: float) -> None:
+    def __init__(self, client: Client, requests: PeerRequests, budget: BodyBudget, *, silence: float) -> None:
         self._client = client
         self._requests = requests
+        self._budget = budget
         self._silence = silence
 
     async def ask(self, provider: Provider, wanted: Wanted) -> Answer:
-        """Ask one provider; raise AttemptFailed. A small body is checked whole, a large one only by its head."""
+        """Ask one provider; a small body is checked whole, a large one only by its head.
+
+        Raise AttemptFailed; NoRoom where this node has no memory for the body.
+        """
         try:
             return await self._ask(provider, wanted)
         except HttpError as error:
@@ -101,15 +122,26 @@ class Asker:
         if wanted.range is not None:
             # A part cannot be checked by the digest: ask for all of it.
             await response.aclose()
-            whole = await self.ask(provider, replace(wanted, range=None))
-            if isinstance(whole, Stream):
-                await whole.response.aclose()
-                raise AttemptFailed(FailureKind.LENGTH, "the size changed between two answers")
-            return Whole(provider, whole.descriptor, wanted.range.resolve(whole.descriptor.size), whole.body)
+            return await self._ask_for_all(provider, wanted, head)
         async with response:
+            return await self._read(provider, wanted, response, head)
+
+    async def _ask_for_all(self, provider: Provider, wanted: Wanted, promised: Head) -> Whole:
+        answer = await self.ask(provider, replace(wanted, range=None))
+        if isinstance(answer, Whole) and answer.descriptor.size == promised.descriptor.size:
+            return replace(answer, span=promised.span)
+        await close(answer)
+        raise AttemptFailed(FailureKind.LENGTH, "the size changed between two answers")
+
+    async def _read(self, provider: Provider, wanted: Wanted, response: Response, head: Head) -> Whole:
+        lease = await self._budget.take(head.descriptor.size)
+        try:
             body = await response.read(MAXIMUM_MANIFEST_SIZE, timeout=self._silence)
-        check_body(wanted.target, head.descriptor, body)
-        return Whole(provider, head.descriptor, head.span, body)
+            check_body(wanted.target, head.descriptor, body)
+        except BaseException:  # a cancellation too: nobody will hold what was read
+            lease.release()
+            raise
+        return Whole(provider, head.descriptor, head.span, body, lease)
 
     async def _open(self, provider: Provider, wanted: Wanted) -> tuple[Response, Head]:
         method = "HEAD" if wanted.head_only and not isinstance(wanted.target, ManifestTarget) else "GET"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from peili.mirror.attempt import Stream, Wanted
+from peili.mirror.attempt import Wanted, Whole, close
 from peili.mirror.lookup import Found, Lookup
 from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import ManifestTarget
@@ -124,10 +124,8 @@ class Explainer:
         if not isinstance(outcome, Found):
             return None
         answer = outcome.answer
-        if isinstance(answer, Stream):
-            await answer.response.aclose()
-            return None
-        return answer.descriptor, answer.body
+        await close(answer)  # of a manifest, only one at a time is looked into
+        return (answer.descriptor, answer.body) if isinstance(answer, Whole) else None
 
     async def _find(self, part: Part, limit: trio.CapacityLimiter) -> None:
         async with limit:

@@ -16,7 +16,7 @@ from peili.follow.source_choice import SourceChoice
 from peili.follow.wait import POLL, AskAgain, TakeFrom, next_step
 from peili.http.server import Exchange
 from peili.mirror.answer import SMALL_BLOB_SIZE
-from peili.mirror.attempt import Asker, Wanted, Whole
+from peili.mirror.attempt import Asker, Wanted, Whole, close
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.mirror.held import Ending, HeldResponse, Tree
 from peili.mirror.keeper import Keeper, follow_key
@@ -65,7 +65,10 @@ class Follower:
             self._keeper.release(digest)
 
     async def answer_small(self, target: ContentTarget, digest: Digest) -> Whole | None:
-        """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream."""
+        """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream.
+
+        The caller closes it. Raise NoRoom where this node has no memory for it.
+        """
         started = trio.current_time()
         excluded: list[bytes] = []
         while True:
@@ -155,7 +158,7 @@ class Follower:
             return error.kind
         if isinstance(answer, Whole):
             return answer
-        await answer.response.aclose()
+        await close(answer)
         return FailureKind.LENGTH
 
     def _own(self, digest: Digest) -> Own:

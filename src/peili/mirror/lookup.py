@@ -8,7 +8,8 @@ from typing import Protocol
 
 import trio
 
-from peili.mirror.attempt import Answer, Asker, Stream, Wanted
+from peili.mirror.attempt import Answer, Asker, Wanted, close
+from peili.mirror.body_budget import NoRoom
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.mirror.history import History
 from peili.mirror.race import GiveUp, Race, RaceLimits, Start
@@ -77,7 +78,14 @@ class _Lost:
     failure: AttemptFailed
 
 
-_Event = _Named | _Exhausted | _Won | _Lost
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """The provider's answer found no room."""
+
+    provider: Provider
+
+
+_Event = _Named | _Exhausted | _Won | _Lost | _Unread
 # Events that may wait for the loop: it takes each at once, so this only has to cover one burst of the router.
 _EVENT_BUFFER = 256
 # What this node was told is looked up without waiting for anything, but it takes a few turns of the scheduler.
@@ -146,6 +154,10 @@ class Lookup:
                 if isinstance(outcome, _Won):
                     won = outcome
                 nursery.cancel_scope.cancel()
+        except BaseException:  # cancelled in the very moment when it was won
+            if won is not None:
+                await close(won.answer)
+            raise
         finally:
             # Attempts that were won in the same moment, and everything when we are cancelled.
             await _close_answers(receive)
@@ -181,7 +193,7 @@ class Lookup:
                     return event
                 self._note(race, event, resolved)
 
-    def _note(self, race: Race, event: _Named | _Exhausted | _Lost, resolved: list[float]) -> None:
+    def _note(self, race: Race, event: _Named | _Exhausted | _Lost | _Unread, resolved: list[float]) -> None:
         match event:
             case _Named(provider):
                 if not resolved:
@@ -189,6 +201,8 @@ class Lookup:
                 race.found(provider, trio.current_time())
             case _Exhausted():
                 race.exhausted()
+            case _Unread(provider):
+                race.found_no_room(provider)
             case _Lost(provider, failure):
                 busy = failure.kind is FailureKind.BUSY
                 race.failed(provider, busy=busy)
@@ -211,12 +225,15 @@ class Lookup:
         except AttemptFailed as failure:
             await send.send(_Lost(provider, failure))
             return
+        except NoRoom:
+            await send.send(_Unread(provider))
+            return
         event = _Won(answer, trio.current_time() - started)
         try:
             # Without a checkpoint in between: an answer is either in the channel or closed, never lost.
             send.send_nowait(event)
         except trio.WouldBlock:
-            await _close(answer)
+            await close(answer)
             await send.send(_Lost(provider, AttemptFailed(FailureKind.TIMEOUT, "too many events at once")))
 
 
@@ -227,9 +244,4 @@ async def _close_answers(receive: trio.MemoryReceiveChannel[_Event]) -> None:
         except (trio.WouldBlock, trio.EndOfChannel):
             return
         if isinstance(event, _Won):
-            await _close(event.answer)
-
-
-async def _close(answer: Answer) -> None:
-    if isinstance(answer, Stream):
-        await answer.response.aclose()
+            await close(event.answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -9,17 +10,19 @@ import trio
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
-from peili.mirror.attempt import Stream, Wanted, Whole
+from peili.mirror.attempt import Answer, Stream, Wanted, Whole, close
+from peili.mirror.body_budget import NoRoom
 from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer, Search
+from peili.mirror.race import NO_ROOM
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
 from peili.oci.key import Key
-from peili.oci.ranges import RangeRequest, Span
+from peili.oci.ranges import RangeRequest
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
@@ -67,13 +70,16 @@ class Mirror:
         Raise SinkClosed when containerd goes away.
         """
         trace = Trace()
-        if target.digest is not None and self._giveups.contains(target.digest, trio.current_time()):
+        if self._was_given_up(target.digest, wanted_range):
             trace.reason = "gave_up"
             return trace
         head_only = exchange.request.method == "HEAD"
         follower, digest = self._follower, target.digest
         if follower is None or digest is None or not follower.fits(target, wanted_range, head_only=head_only):
-            await self._answer_committed(exchange, key, target, wanted_range, trace)
+            try:
+                await self._answer_committed(exchange, key, target, wanted_range, trace)
+            except NoRoom:
+                trace.reason = NO_ROOM
             return trace
         gone: SinkClosed | None = None
         async with trio.open_nursery() as nursery:
@@ -81,13 +87,24 @@ class Mirror:
             search = Search(self._lookup, key, nursery)
             try:
                 with follower.holding(digest):
-                    await self._answer_or_lead(follower, search, exchange, key, digest, target, wanted_range, trace)
+                    try:
+                        await self._answer_or_lead(
+                            follower, search, exchange, key, digest, target, wanted_range, trace
+                        )
+                    except NoRoom:
+                        trace.reason = NO_ROOM
+                        follower.goes_upstream(digest)
             except SinkClosed as error:  # raised below, because a nursery would wrap it
                 gone = error
             nursery.cancel_scope.cancel()
         if gone is not None:
             raise gone
         return trace
+
+    def _was_given_up(self, digest: Digest | None, wanted_range: RangeRequest | None) -> bool:
+        from_start = wanted_range is None or wanted_range.first == 0
+        now = trio.current_time()
+        return digest is not None and self._giveups.contains(digest, now, from_start=from_start)
 
     async def _answer_or_lead(
         self,
@@ -126,18 +143,18 @@ class Mirror:
         wanted_range: RangeRequest | None,
         trace: Trace,
     ) -> bool:
-        """Answer with what somebody is receiving or has; False where nothing was sent and others may be asked."""
+        """Answer with what somebody is receiving or has; False where nothing was sent and others may be asked.
+
+        Raise NoRoom.
+        """
         if follower.is_small(target, digest):
             whole = await follower.answer_small(target, digest)
             if whole is None:
                 return False
-            trace.providers.append(f"{whole.provider.host}:{whole.provider.port}")
-            span = (
-                Span(0, whole.descriptor.size)
-                if wanted_range is None
-                else wanted_range.resolve(whole.descriptor.size)
-            )
-            await _send_whole(exchange, replace(whole, span=span), wanted_range)
+            with closing(whole):
+                trace.providers.append(_address(whole))
+                span = whole.span if wanted_range is None else wanted_range.resolve(whole.descriptor.size)
+                await _send_whole(exchange, replace(whole, span=span), wanted_range)
             return True
         assert isinstance(target, BlobTarget)
         ending = await follower.answer_large(exchange, target, wanted_range)
@@ -162,7 +179,7 @@ class Mirror:
         wanted_range: RangeRequest | None,
         trace: Trace,
     ) -> None:
-        """Answer with what a provider has committed; where nobody has, nothing is sent."""
+        """Answer with what a provider has committed; where nobody has, nothing is sent. Raise NoRoom."""
         wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
         banned = self._banned(wanted)
         if banned is None:
@@ -172,12 +189,15 @@ class Mirror:
         trace.resolve_seconds = outcome.resolve_seconds
         trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):
+            if outcome.reason == NO_ROOM:  # who has waited for room once is not made to wait at others
+                raise NoRoom
             trace.reason = trace.reason or outcome.reason
             return
         trace.reason = ""
-        trace.providers.append(_address(outcome))
+        trace.providers.append(_address(outcome.answer))
         if isinstance(outcome.answer, Whole):
-            await _send_whole(exchange, outcome.answer, wanted_range)
+            with closing(outcome.answer):
+                await _send_whole(exchange, outcome.answer, wanted_range)
         else:
             await self._send_stream(exchange, key, wanted, outcome.answer, trace)
 
@@ -254,14 +274,14 @@ class Mirror:
         missing = RangeRequest(offset, stop - 1) if (offset, stop) != (0, before.descriptor.size) else None
         banned = self._verdicts.banned(before.descriptor.digest) or frozenset()
         outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used | banned)
-        if not isinstance(outcome, Found) or not isinstance(outcome.answer, Stream):
+        if not isinstance(outcome, Found):
             return None
-        stream = outcome.answer
+        answer = outcome.answer
         # The digest was compared with the question; the size has to be that of the head that went out.
-        if stream.descriptor.size != before.descriptor.size:
-            await stream.response.aclose()
+        if not isinstance(answer, Stream) or answer.descriptor.size != before.descriptor.size:
+            await close(answer)
             return None
-        return stream
+        return answer
 
     def _blame(self, stream: Stream, error: SourceEnded | SourceStalled) -> None:
         kind = FailureKind.STALLED if isinstance(error, SourceStalled) else FailureKind.ENDED
@@ -275,13 +295,12 @@ async def _send_whole(exchange: Exchange, answer: Whole, wanted_range: RangeRequ
     if exchange.request.method == "HEAD":
         await exchange.start(200 if part is None else 206, headers, answer.span.length)
         return
-    body = answer.body[answer.span.start : answer.span.stop]
+    body = memoryview(answer.body)[answer.span.start : answer.span.stop]
     await exchange.respond(200 if part is None else 206, headers, body)
 
 
-def _address(found: Found) -> str:
-    provider = found.answer.provider
-    return f"{provider.host}:{provider.port}"
+def _address(answer: Answer) -> str:
+    return f"{answer.provider.host}:{answer.provider.port}"
 
 
 __all__ = ["Mirror", "SinkClosed", "Trace"]

@@ -15,6 +15,7 @@ from peili.routing.protocol import Provider
 
 # A provider that failed lately is asked first only when no better one is named within this time, in seconds.
 PATIENCE = 0.020
+NO_ROOM = "no_room"  # why a race ends that found this node's memory for whole bodies full
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Race:
         self._running: dict[str, float] = {}
         self._known: set[str] = set()
         self._attempts = self._busy = 0
-        self._exhausted = False
+        self._exhausted = self._full = False
 
     @property
     def attempts(self) -> int:
@@ -99,6 +100,11 @@ class Race:
         self._running.pop(provider.peer_id, None)
         self._busy += busy
 
+    def found_no_room(self, provider: Provider) -> None:
+        """This node had no memory for the provider's answer, nor would it for another's: nobody else is asked."""
+        self._running.pop(provider.peer_id, None)
+        self._full = True
+
     def next_step(self, now: float) -> Step:
         """What to do now."""
         candidate = self._best(now) if self._may_ask else None
@@ -115,6 +121,8 @@ class Race:
             if suspect and not self._exhausted and now < self._patient_until:
                 return Wait(self._patient_until)
             return Start(candidate, hedge=False)
+        if self._full:
+            return GiveUp(NO_ROOM)
         if not self._may_ask:
             return GiveUp("attempts")
         if self._exhausted:
@@ -123,7 +131,7 @@ class Race:
 
     @property
     def _may_ask(self) -> bool:
-        return self._attempts < self._limits.attempts + min(self._busy, self._limits.busy)
+        return not self._full and self._attempts < self._limits.attempts + min(self._busy, self._limits.busy)
 
     def _why_exhausted(self) -> str:
         if not self._attempts:

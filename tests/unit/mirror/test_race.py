@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from peili.mirror.history import BUSY_PENALTY, FIRST_PENALTY, UNKNOWN_HEDGE, History
-from peili.mirror.race import PATIENCE, GiveUp, Race, RaceLimits, Start, Wait
+from peili.mirror.race import NO_ROOM, PATIENCE, GiveUp, Race, RaceLimits, Start, Wait
 from peili.routing.protocol import Provider
 
 FIRST, SECOND, THIRD = (Provider(name, "127.0.0.1", 5000) for name in ("first", "second", "third"))
@@ -164,6 +164,20 @@ def test_with_all_of_them_busy_the_race_says_so() -> None:
     story.failed(FIRST, busy=True)
     story.failed(SECOND, busy=True)
     assert story.next_step(100.0) == GiveUp("busy")
+
+
+def test_where_an_answer_finds_no_room_nobody_else_is_asked_and_nobody_blamed() -> None:
+    history = History()
+    story = race(history)
+    for provider in (FIRST, SECOND, THIRD):
+        story.found(provider, 100.0)
+    story.started(FIRST, 100.0)
+    story.started(SECOND, 100.1)
+    story.found_no_room(SECOND)
+    assert story.next_step(105.0) == Wait(math.inf), "the other one is being read"
+    story.failed(FIRST)
+    assert story.next_step(105.0) == GiveUp(NO_ROOM)
+    assert not history.is_suspect("second", 105.0)
 
 
 def test_a_busy_provider_is_asked_last_for_a_moment_and_its_failures_do_not_add_up() -> None:

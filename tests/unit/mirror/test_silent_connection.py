@@ -10,6 +10,7 @@ from peili.http.message import Headers, SocketAddress
 from peili.http.server import Exchange, Server, listen
 from peili.members.peer_requests import PeerRequests
 from peili.mirror.attempt import Asker, Wanted, Whole
+from peili.mirror.body_budget import BodyBudget
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget
@@ -38,7 +39,7 @@ async def test_a_silent_provider_costs_one_timeout_and_not_one_for_each_kept_con
         listeners = await listen(SocketAddress(HOST, 0))
         provider = Provider("peer", HOST, listeners[0].socket.getsockname()[1])
         await nursery.start(server.run, listeners)
-        asker = Asker(client, PeerRequests(Headers(), None), silence=0.2)
+        asker = Asker(client, PeerRequests(Headers(), None), BodyBudget(), silence=0.2)
 
         async def ask() -> None:
             assert isinstance(await asker.ask(provider, Wanted(target)), Whole)
