@@ -49,6 +49,7 @@ class Scenario:
     seed: int = 1
     keys: int = 2000  # in the pool from which every node holds some
     keys_of_node: int = 10
+    lone_keys_of_node: int = 0  # besides, that nobody else holds; half of the lookups are for such keys then
     frozen: float = 0.05
     liars: float = 0.01
     churn: float = 0.10  # die without goodbye, and as many join, per 15 minutes
@@ -56,6 +57,8 @@ class Scenario:
     measured: float = 900.0  # seconds with faults
     lookups: int = 10_000  # of live content, spread over the measured time
     misses: int = 1_000  # lookups of what nobody has
+    # A node runs with LookupSettings(), whatever the network; these hurry more.
+    settings: LookupSettings = field(default_factory=partial(LookupSettings.measured, ROUND_TRIP))
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Result:
     misses: list[float] = field(default_factory=list)  # until a lookup of what nobody has ended
     load: list[float] = field(default_factory=list)  # messages a second handled by each node that served throughout
     messages: int = 0
+    lone: Result | None = None  # the lookups of keys with a single holder, apart
 
     def percentile(self, share: float, times: list[float] | None = None) -> float:
         ordered = sorted(self.times if times is None else times)
@@ -114,9 +118,10 @@ class Node:
         self.records = ProviderRecords()
         self.republisher = Republisher()
         self.keys: list[bytes] = []
+        self.lone_keys: list[bytes] = []
         self.handled = 0
         self.born = network.now
-        self.settings = LookupSettings.measured(ROUND_TRIP)
+        self.settings = network.scenario.settings
 
     @property
     def gone(self) -> bool:
@@ -297,7 +302,7 @@ class Network:
         self.now = 1000.0
         self.nodes: dict[bytes, Node] = {}
         self.messages = 0
-        self.result = Result()
+        self.result = Result(lone=Result())
         self.pool = [self.random.randbytes(32) for _ in range(scenario.keys)]
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._number = count()
@@ -367,7 +372,8 @@ class Network:
     def fill(self, node: Node) -> None:
         """The node gets its content."""
         node.keys = self.random.sample(self.pool, min(self.scenario.keys_of_node, len(self.pool)))
-        node.republisher.add(node.keys)
+        node.lone_keys = [self.random.randbytes(32) for _ in range(self.scenario.lone_keys_of_node)]
+        node.republisher.add([*node.keys, *node.lone_keys])
 
     def kill(self, node: Node) -> None:
         node.behaviour = Behaviour.DEAD
@@ -389,10 +395,14 @@ class Network:
         searcher = self.random.choice(honest)
         if searcher is holders or not holders.keys:
             return
+        if holders.lone_keys and self.random.random() < 0.5:
+            assert self.result.lone is not None
+            self._measure(searcher, self.random.choice(holders.lone_keys), self.result.lone)
+            return
         key = self.random.choice(holders.keys)
         if key in searcher.keys:
             return
-        self._measure(searcher, key)
+        self._measure(searcher, key, self.result)
 
     def miss(self) -> None:
         """A random node looks for what nobody has."""
@@ -400,8 +410,8 @@ class Network:
         target = digest_position(self.random.randbytes(32))
         searcher.look_up(target, lambda _: self.result.misses.append(self.now - started), b"unknown")
 
-    def _measure(self, searcher: Node, key: bytes) -> None:
-        result, started = self.result, self.now
+    def _measure(self, searcher: Node, key: bytes, result: Result) -> None:
+        started = self.now
         result.lookups += 1
 
         def is_live(contact: Contact) -> bool:
