@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from peili.follow.message import KEY_LENGTH, Join, Leave, Renew
 from peili.follow.message import Outcome as End
 from peili.http.server import ServerStatistics
+from peili.http.stages import Way
 from peili.mirror.failure import FailureKind
 from peili.observe.metrics import LEFT_REASONS, Metrics
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
@@ -86,6 +87,7 @@ def busy_metrics() -> Metrics:
             refused=0,
             bad_requests=0,
             accept_errors=0,
+            relayed=dict.fromkeys(Way, 1),
         ),
         ready=lambda: True,
     )

@@ -206,6 +206,6 @@ def test_the_document_names_every_metric_with_its_type_and_labels(real: list[Ser
 
 def test_the_document_explains_every_value_of_a_label(real: list[Series]) -> None:
     text = DOCUMENT.read_text()
-    for label in ("handler", "outcome", "source", "kind", "ask", "reason"):
+    for label in ("handler", "outcome", "source", "way", "kind", "ask", "reason"):
         for value in sorted({one.labels[label] for one in real if label in one.labels}):
             assert f"`{value}`" in text, f"{label}={value}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from peili.http.stages import Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,7 @@ class ServerStatistics:
     refused: int  # over one of the caps
     bad_requests: int
     accept_errors: int  # accept failed, for lack of file descriptors or memory
+    relayed: Mapping[Way, int] = field(default_factory=dict)  # bytes, from a source into a client
 
 
 @dataclass(frozen=True, slots=True)

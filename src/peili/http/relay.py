@@ -15,7 +15,7 @@ import trio
 
 from peili.http.errors import SourceEnded, SourceStalled
 from peili.http.source import Source
-from peili.http.stages import Stage, StagePool
+from peili.http.stages import Stage, StagePool, Way
 from peili.http.stall import LOW_WATER_PATIENCE, StallWatch, next_low_water
 from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
 
@@ -78,7 +78,7 @@ class Relay:
     async def _send_buffered(self) -> None:
         def account(count: int) -> None:
             self._source.take_buffered(count)
-            self._sent(count)
+            self._sent(count, Way.WITH_HEAD)
 
         if buffered := self._source.buffered[: self._count]:
             await send_all(self._sink, buffered, account, self._write_timeout)
@@ -130,12 +130,13 @@ class Relay:
                 return
             except OSError as error:
                 raise sink_closed(error) from error
-            self._sent(given)
+            self._sent(given, stage.way)
             if self._since_turn >= CHUNK:
                 self._since_turn = 0
                 await trio.lowlevel.checkpoint()
 
-    def _sent(self, count: int) -> None:
+    def _sent(self, count: int, way: Way) -> None:
+        self._pool.count(way, count)
         self.moved += count
         self._since_turn += count
         self._account(count)

@@ -111,6 +111,7 @@ class Server:
             refused=self._refused,
             bad_requests=self._tally.bad_requests,
             accept_errors=self._accept_errors,
+            relayed=self._pool.relayed,
         )
 
     def _close_listeners(self) -> None:

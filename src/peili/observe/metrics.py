@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -259,6 +259,14 @@ class _Snapshots(Collector):
         for kind, count in store.keys.items():
             keys.add_metric([kind], count)
         yield keys
+        relayed = CounterMetricFamily(
+            "peili_relayed_bytes",
+            "Bytes passed on from a peer's socket into a client's, by the way they took.",
+            labels=["way"],
+        )
+        for way, size in server.relayed.items():
+            relayed.add_metric([way], size)
+        yield relayed
         for name, text, value in (
             ("peili_provided_keys", "Keys that this node provides to its peers.", router.provided_keys),
             ("peili_peers", "Peers that this node is connected to.", connected),

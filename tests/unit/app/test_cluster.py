@@ -15,6 +15,7 @@ import trio
 from peili.demo.images import build_image, random_bytes
 from peili.http.message import Headers
 from peili.http.server import Exchange
+from peili.http.stages import Way
 from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.media_types import OCI_MANIFEST
@@ -94,6 +95,24 @@ async def test_requests_to_peers_are_marked_as_their_kind_knows_it(
     ):
         assert (await node.get(blob(LARGE))).status == 404
     assert [mark.lower() for mark in marks] == [f"x-{protocol}-mirrored"]
+
+
+async def test_a_large_blob_goes_past_this_process_but_for_what_came_with_the_head(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+    async with running_node(network, tmp_path / "1") as one, running_node(network, tmp_path / "2") as two:
+        await add_image(one)
+        assert (await two.get(blob(LARGE))).complete
+        lines = two.node.metrics.render().decode().splitlines()
+        spliced, copied, with_head = (
+            next(
+                float(line.split()[1])
+                for line in lines
+                if line.startswith(f'peili_relayed_bytes_total{{way="{way}"}}')
+            )
+            for way in Way
+        )
+        assert (copied, spliced + with_head) == (0, len(CONTENT))
+        assert with_head <= 16384
 
 
 async def test_removed_content_is_no_longer_offered(tmp_path: Path) -> None:

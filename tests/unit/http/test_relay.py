@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.sink import Sink
 from peili.http.source import Source
-from peili.http.stages import PipeStage, StagePool
+from peili.http.stages import PipeStage, StagePool, Way
 from tests.unit.http.loopback import (
     open_descriptors,
     random_bytes,
@@ -96,6 +97,32 @@ async def test_bytes_arrive_as_they_were_sent(pipes: int) -> None:
             assert (source.remaining, sink.remaining) == (0, 10)
             line.sink_end.shutdown(socket.SHUT_WR)
         assert (reading.count, reading.digest) == (len(data), hashlib.sha256(data).digest())
+
+
+@pytest.mark.parametrize(("pipes", "way"), [(4, Way.SPLICED), (0, Way.COPIED)], ids=["splice", "copy"])
+async def test_every_byte_is_counted_by_its_way_and_with_pipes_none_is_copied(pipes: int, way: Way) -> None:
+    data = random_bytes(7 * MEGABYTE + 13)
+    nothing = dict.fromkeys(Way, 0)
+    async with a_line(pipes) as line, trio.open_nursery() as nursery:
+        assert line.pool.relayed == nothing
+        nursery.start_soon(send, line.peer, data[100:])
+        source, sink = line.source(len(data), data[:100]), line.sink(len(data))
+        nursery.start_soon(partial(sink.relay, source, len(data), stall_timeout=10))
+        assert await read_exactly(line.reader, len(data)) == data
+        assert line.pool.relayed == {**nothing, way: len(data) - 100, Way.WITH_HEAD: 100}
+
+
+async def test_only_what_came_into_the_sink_is_counted() -> None:
+    async with a_line() as line, trio.open_nursery() as nursery:
+        nursery.start_soon(send, line.peer, bytes(20 * MEGABYTE))
+        sink = line.sink(20 * MEGABYTE)
+        nursery.start_soon(partial(sink.relay, line.source(20 * MEGABYTE), 20 * MEGABYTE, stall_timeout=10))
+        await wait_all_tasks_blocked(0.01)
+        moved = 20 * MEGABYTE - sink.remaining
+        assert 0 < moved < 20 * MEGABYTE
+        assert line.pool.lent == 1  # the reader takes nothing, so the pipe is full
+        assert line.pool.relayed[Way.SPLICED] == moved
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_part_of_the_source_leaves_the_rest_where_it_is() -> None:
@@ -326,6 +353,7 @@ async def test_where_the_kernel_does_not_splice_bytes_are_copied(monkeypatch: py
 
         nursery.start_soon(relay)
         assert await read_exactly(line.reader, len(data)) == data
+        assert (line.pool.relayed[Way.COPIED], line.pool.relayed[Way.SPLICED]) == (len(data), 0)
 
 
 async def test_the_sink_takes_no_more_than_was_promised() -> None:
