@@ -12,7 +12,7 @@ import click
 @click.command()
 @click.option("--keep", is_flag=True, help="Leave the nodes running at the end, until Ctrl-C.")
 def demo(keep: bool) -> None:
-    """Show on this machine what Peili does: five nodes, a slow upstream, a crash, an outage."""
+    """Show on this machine what Peili does: five nodes, a slow upstream, a new image, a crash, an outage."""
     import trio
 
     from peili.demo.process import NodeFailed

@@ -132,10 +132,8 @@ def _cold_pulls(cold: dict[str, Any] | None) -> Iterable[str]:
         yield f"         left to upstream: {left}"
     own = cold["coordinator"]
     if own is not None:
-        yield (
-            f"         as coordinator: {own['digests']} digests of {own['entries']} fetches now, "
-            f"{own['leads_granted']} leads granted"
-        )
+        entries = f"{own['entries']} entries, {own['leads']} of them leads now"
+        yield f"         coordinates {own['digests']} digests ({entries}); {own['leads_granted']} leads granted"
     if cold["now"]:
         yield ""
         yield from table([["NOW", "CONTENT", "HAS", "OF", "DEPTH", "FROM"], *map(_fetch, cold["now"])])

@@ -1,4 +1,4 @@
-"""The demo's story: a cluster pulls images, a node dies in the middle of a transfer, the upstream goes away."""
+"""The demo's story: a rollout, a new image on all nodes at once, a crash in the middle, an outage upstream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import trio
 from peili.demo.images import Image, Layout, build_image
 from peili.demo.process import OPERATIONS_PORT, NodeProcess, unused_network
 from peili.demo.puller import Host, Pull, PullFailed
+from peili.demo.tree import bar, draw, sources_of
 from peili.demo.upstream import Link, Upstream
 from peili.http.client import Client
 from peili.http.message import SocketAddress
@@ -21,6 +22,7 @@ UPSTREAM_RATE = 100e6 / 8  # bytes a second: 100 Mbit/s, shared by all
 NODE_RATE = 200e6 / 8  # of each node's own link
 MEGABYTE = 1_000_000
 WEB = Reference.parse("registry.demo/shop/web:1.0")
+NEW = Reference.parse("registry.demo/shop/new:1.0")
 MODEL = Reference.parse("registry.demo/shop/model:1.0")
 _UPSTREAM_PORT = 5002
 _TOLD_EVERY = 0.5  # seconds between two words about a pull under way
@@ -49,21 +51,28 @@ class Story:
         self._network = unused_network()
         self._client = Client()
         self._upstream = Upstream(SocketAddress(f"{self._network}.254", _UPSTREAM_PORT), UPSTREAM_RATE)
+        self._images: dict[Reference, Image] = {}
         self._rows: list[Row] = []
         self._scratch = 0
         self.nodes = [NodeProcess(number, self._network, base, self._client) for number in range(1, NODES + 1)]
 
     async def run(self, *, keep: bool) -> None:
         """Play it; raise PullFailed or NodeFailed where something does not go as it should."""
-        sizes = {WEB: (6 * MEGABYTE, 10 * MEGABYTE, 4 * MEGABYTE), MODEL: (50 * MEGABYTE,)}
+        sizes = {
+            WEB: (6 * MEGABYTE, 10 * MEGABYTE, 4 * MEGABYTE),
+            NEW: (9 * MEGABYTE, 9 * MEGABYTE, 9 * MEGABYTE),
+            MODEL: (50 * MEGABYTE,),
+        }
         for reference, layers in sizes.items():
             image = await trio.to_thread.run_sync(_build, reference.repository, layers)
+            self._images[reference] = image
             self._upstream.push(f"{reference.repository}:{reference.tag}", image)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._upstream.run)
                 await self._start_nodes()
                 await self._rollout()
+                await self._all_at_once()
                 await self._kill_in_the_middle()
                 await self._without_upstream()
                 self._table()
@@ -105,9 +114,46 @@ class Story:
         plain, plain_sent = trio.current_time() - started, self._upstream.bytes_sent - before
         self._rows.append(Row("rollout on 4 nodes", seconds, sent, plain, plain_sent))
 
+    async def _all_at_once(self) -> None:
+        """All nodes want an image that nobody has yet: they follow each other's downloads."""
+        self._say(f"\n2. {NEW} is new, nobody has it, and all {NODES} nodes pull it at once.")
+        growing = await self._growing_bytes()
+        started, before = trio.current_time(), self._upstream.bytes_sent
+        await self._pull(self.nodes, NEW)
+        seconds, sent = trio.current_time() - started, self._upstream.bytes_sent - before
+        growing = await self._growing_bytes() - growing
+        await self._tell_tree(self._images[NEW])
+        self._say(f"   {growing / MEGABYTE:.1f} MB of it were taken while the layer still arrived at its source.")
+        self._say("   The same again without Peili, to compare:")
+        started, before = trio.current_time(), self._upstream.bytes_sent
+        await self._pull_plain(NODES, NEW)
+        plain, plain_sent = trio.current_time() - started, self._upstream.bytes_sent - before
+        self._tell_bytes(self._images[NEW], sent, plain_sent)
+        self._rows.append(Row(f"new image on {NODES} nodes at once", seconds, sent, plain, plain_sent))
+
+    async def _tell_tree(self, image: Image) -> None:
+        """Who led which layer, and who took it from whom, as the nodes' own status says."""
+        names = {str(node.registry): node.name for node in self.nodes}
+        requests = {node.name: (await node.status())["requests"] for node in self.nodes}
+        self._say("   Who took which layer from whom:")
+        for number, layer in enumerate(image.layers, 1):
+            label = f"layer {number}"
+            for line in draw(sources_of(str(layer.digest), requests, names)):
+                self._say(f"      {label:<8}  {line}")
+                label = ""
+
+    async def _growing_bytes(self) -> int:
+        """What all nodes took from layers in flight, since they started."""
+        return sum([(await node.status())["cold_pulls"]["growing_bytes"] for node in self.nodes])
+
+    def _tell_bytes(self, image: Image, mine: int, plain: int) -> None:
+        self._say(f"   What upstream sent, in sizes of the image ({image.size / MEGABYTE:.1f} MB):")
+        for what, count in (("with Peili", mine), ("without", plain)):
+            self._say(f"      {what:<10}  {count / image.size:4.1f}  {bar(count, max(mine, plain))}")
+
     async def _kill_in_the_middle(self) -> None:
         """Two nodes have an image; the one that sends it to a third is killed half-way."""
-        self._say(f"\n2. {MODEL}: nodes 1 and 2 have it, node 3 pulls it, and the node that sends it is killed.")
+        self._say(f"\n3. {MODEL}: nodes 1 and 2 have it, node 3 pulls it, and the node that sends it is killed.")
         await self._pull(self.nodes[:1], MODEL)
         await self._pull(self.nodes[1:2], MODEL)
         started, before = trio.current_time(), self._upstream.bytes_sent
@@ -135,7 +181,7 @@ class Story:
 
     async def _without_upstream(self) -> None:
         """The upstream is gone, and a node that has nothing pulls all the same, by tag."""
-        self._say(f"\n3. The upstream registry is stopped. Node 5 has nothing yet and pulls {WEB}.")
+        self._say(f"\n4. The upstream registry is stopped. Node 5 does not have {WEB} yet and pulls it.")
         self._upstream.stop()
         started, before = trio.current_time(), self._upstream.bytes_sent
         await self._pull(self.nodes[4:], WEB)
@@ -159,15 +205,16 @@ class Story:
                 layout = Layout(self._base / f"plain{self._scratch}")
                 hosts = [Host("upstream", self._upstream.address)]
                 pull = Pull(self._client, hosts, layout, reference, Link(NODE_RATE))
-                nursery.start_soon(self._play, pull, f"plain node {number}")
+                # The more of them, the longer they take: said less often.
+                nursery.start_soon(self._play, pull, f"plain node {number}", count * _TOLD_EVERY)
 
     def _new_pull(self, node: NodeProcess, reference: Reference) -> Pull:
         hosts = [Host("peers", node.registry), Host("upstream", self._upstream.address)]
         return Pull(self._client, hosts, node.layout, reference, Link(NODE_RATE))
 
-    async def _play(self, pull: Pull, name: str) -> None:
+    async def _play(self, pull: Pull, name: str, told_every: float = _TOLD_EVERY) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._tell_progress, pull, name)
+            nursery.start_soon(self._tell_progress, pull, name, told_every)
             await pull.run()
             nursery.cancel_scope.cancel()
         total = sum(pull.received.values())
@@ -175,9 +222,9 @@ class Story:
         speed = total / pull.seconds / MEGABYTE
         self._say(f"   {name:<12} done in {pull.seconds:5.2f} s: {parts} ({speed:.0f} MB/s)")
 
-    async def _tell_progress(self, pull: Pull, name: str) -> None:
+    async def _tell_progress(self, pull: Pull, name: str, told_every: float) -> None:
         while True:
-            await trio.sleep(_TOLD_EVERY)
+            await trio.sleep(told_every)
             parts = ", ".join(f"{count / MEGABYTE:.1f} MB from {host}" for host, count in pull.received.items())
             self._say(f"   {name:<12} ... {parts or 'nothing yet'}")
 

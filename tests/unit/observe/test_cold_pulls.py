@@ -187,7 +187,7 @@ def test_the_status_shows_what_is_in_flight_and_the_coordinators_work(pulls: Col
     text = render(shown)
     assert "cold     1 led, 1 sources followed, 31.2 MB from layers in flight" in text
     assert "         left to upstream: 1 for slots" in text
-    assert "         as coordinator: 1 digests of 1 fetches now, 1 leads granted" in text
+    assert "         coordinates 1 digests (1 entries, 1 of them leads now); 1 leads granted" in text
     rows = [line.split() for line in text]
     assert ["follows", str(DIGEST)[:19], "0", "B", "50.0", "MB", "1", "10.0.0.1:5000"] in rows
     assert ["leads", "?", "1.5", "MB", "3.0", "MB", "upstream"] in rows
