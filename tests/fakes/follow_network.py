@@ -564,7 +564,8 @@ class Network:
             # What the provider records say when a coordinator first hears of a key.
             node.learned.add(ask.key)
             holders = [n.peer for n in self.nodes if n.alive and ask.key in n.pulls and n.pulls[ask.key].committed]
-            node.coordinator.provided(ask.key, holders[:20], self.now)
+            if holders:
+                node.coordinator.provided(ask.key, holders[:20], self.now)
         answer: Answer
         match ask:
             case Join():
@@ -696,11 +697,18 @@ class Network:
         node.state, node.failed_at = state, self.now
         self.result.surviving -= 1
         self.left -= 1
+        if state is State.CRASHED:
+            self.at(3 * LATENCY, partial(self._lost, node))  # what it has sent arrives before
         for pull in node.pulls.values():
             self.unfeed(pull)
             if state is State.CRASHED:
                 for follower in list(pull.followers):
                     self.later(partial(follower.node.source_ended, follower, pull))
+
+    def _lost(self, node: Node) -> None:
+        """Every node has lost its connection to this one."""
+        for other in self.nodes:
+            other.coordinator.forget_peer(node.peer.id)
 
     def finished(self, node: Node) -> None:
         self.left -= 1

@@ -47,7 +47,7 @@ _LET_GO_AFTER: Final = 4.0
 _LET_GO_GAIN: Final = 10.0  # seconds that it has to save
 _YOUNG: Final = 2.1  # seconds: a table that began in the middle of a pull waits for the Renews of the others
 _LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
-_PUT_OFF: Final = 4  # waits of one that every lead has failed, while one of these grows
+_PUT_OFF: Final = 5  # waits of one that every lead has failed, while one of these grows
 _LATE: Final = 1.2  # intervals until the next Renew, at the latest
 _LAST: Final = 1 << 62  # the sequence of who is not kept
 
@@ -220,7 +220,7 @@ class Coordinator:
         if is_kept and entry.put_off < _PUT_OFF and any(_grows(lead, now) for lead in leads):
             # It has failed this node and nobody else, and who follows it is ahead of this node in a moment.
             entry.put_off += 1
-            return self._wait(swarm, entry, _LONGEST_WAIT, now)
+            return self._wait(swarm, entry, _LOOK_AGAIN, now)
         return self._grant(swarm, entry, now)
 
     def _wait(self, swarm: Swarm, entry: Entry, seconds: float, now: float) -> Wait:

@@ -155,8 +155,8 @@ def test_nobody_is_told_to_follow_who_follows_it_or_holds_less() -> None:
     for tick in range(6):
         table.renew(A, renew(203 * MB + tick), 2.6 + tick * 0.5)
     # A grows: another one may soon be ahead of B. It is not put off for ever.
-    assert [table.join(B, resume(199 * MB, A), 5.2 + n * 0.01) for n in range(4)] == [Wait(250)] * 4
-    assert isinstance(table.join(B, resume(199 * MB, A), 5.25), Lead)
+    assert [table.join(B, resume(199 * MB, A), 5.2 + n * 0.01) for n in range(5)] == [Wait(100)] * 5
+    assert isinstance(table.join(B, resume(199 * MB, A), 5.26), Lead)
 
 
 def test_the_follower_of_a_frozen_node_moves_and_the_one_below_stays() -> None:
@@ -201,8 +201,8 @@ def test_who_excludes_every_lead_gets_one_only_while_there_are_few() -> None:
     leads: list[Peer] = []
     for number in range(10):
         at = 3.0 + number * 0.01
-        for _ in range(4 if 0 < number < SETTINGS.max_leads else 0):
-            assert table.join(peer(number), resume(500 * MB, *leads), at) == Wait(250), "one of them grows"
+        for _ in range(5 if 0 < number < SETTINGS.max_leads else 0):
+            assert table.join(peer(number), resume(500 * MB, *leads), at) == Wait(100), "one of them grows"
         answer = table.join(peer(number), resume(500 * MB, *leads), at)
         if isinstance(answer, Lead):
             leads.append(peer(number))
@@ -217,8 +217,8 @@ def test_who_finds_the_lead_busy_waits_for_it_and_one_whom_it_failed_leads() -> 
     table.join(A, join(), 0.0)
     table.renew(A, renew(1), 0.1)
     assert isinstance(table.join(B, replace(join(), busy=(A.id,)), 0.2), Wait)
-    answers = [table.join(C, replace(join(), excluded=(A.id,)), 0.2) for _ in range(5)]
-    assert answers[:-1] == [Wait(250)] * 4, "it has just grown"
+    answers = [table.join(C, replace(join(), excluded=(A.id,)), 0.2) for _ in range(6)]
+    assert answers[:-1] == [Wait(100)] * 5, "it has just grown"
     assert isinstance(answers[-1], Lead)
 
 
