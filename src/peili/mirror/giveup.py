@@ -4,8 +4,8 @@ When a relayed body ends early, containerd asks again with Range, all hosts from
 404 here, or the pull would go around in circles: after four answers without a byte containerd fails the pull
 (containerd, remotes/docker/httpreadseeker.go).
 
-The memory is short: containerd asks again within milliseconds, and who pulls the image anew a few seconds later, with
-all other nodes after an outage of the registry, is to share again.
+The memory is short: containerd asks again within milliseconds, and who pulls the image anew a few seconds later,
+with all other nodes after an outage of the registry, is to share again.
 """
 
 from __future__ import annotations
