@@ -10,7 +10,7 @@ from benchmarks.asking import Asker
 from benchmarks.bench import Bench
 from benchmarks.crowd import Progress, crowd
 from benchmarks.figure import Figure, Goal
-from benchmarks.meter import Usage, cpu_seconds, descriptor_limit, reset_highest, settled, usage
+from benchmarks.meter import Usage, cpu_seconds, descriptor_limit, idle_share, reset_highest, settled, usage
 from benchmarks.peilis import UNLIMITED, Cluster
 from benchmarks.stores import Content
 from peili.http.stages import PIPES
@@ -39,6 +39,8 @@ def run(bench: Bench) -> Iterator[Figure]:
             with crowd(node, slow, count, RATE, store=cluster.stores[0]) as clients:
                 clients.wait_flowing()
                 during = settled(node.pid)
+                shares = idle_share(bench, node.pid, bench.pick(10.0, 3.0))
+                yield Figure("CPU of the node for the slow ones alone", "% of a core", shares)
                 flowing = [clients.in_flight()]
                 first, spent = clients.progress(), cpu_seconds([node.pid])
                 beside = _fetch(asker, fast, size, bench.pick(WINDOW, 5.0))
