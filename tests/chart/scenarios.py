@@ -50,6 +50,9 @@ SCENARIOS: dict[str, Values] = {
             "namespace": "k8s.io",
         }
     },
+    "registry directory elsewhere": {
+        "containerd": {"registryConfigPath": "/etc/docker/certs.d", "configFile": "/etc/containerd/config.toml"}
+    },
     "IPv4 only": {"listenAddress": "0.0.0.0"},
     "pod network": {
         "hostNetwork": False,

@@ -114,9 +114,12 @@ def test_the_node_is_written_only_where_it_must_be(chart: Chart) -> None:
     assert mounts(rendered.container("peili"), rendered.pod) == {
         "/run/containerd": ("/run/containerd", False),
         content: (content, False),
+        certificates: (certificates, False),
+        "/etc/containerd": ("/etc/containerd", False),
     }
     assert {one["name"]: one["hostPath"]["type"] for one in rendered.pod["volumes"] if "hostPath" in one} == {
         "registry-config": "DirectoryOrCreate",
+        "containerd-config": "DirectoryOrCreate",
         "containerd-socket": "Directory",
         "containerd-content": "Directory",
     }

@@ -21,6 +21,10 @@
 {{- if or (eq $socket "/") (eq $socket "/run") (eq $socket "/var/run") -}}
 {{- fail (printf "containerd.socket %s: its directory is mounted into the pod, and %s is too much for that" $v.containerd.socket $socket) -}}
 {{- end -}}
+{{- $config := dir (include "peili.configFile" .) -}}
+{{- if or (eq $config "/") (eq $config "/etc") -}}
+{{- fail (printf "containerd.configFile: the directory of %s is mounted into the pod, and %s is too much for that; name containerd's own config.toml" (include "peili.configFile" .) $config) -}}
+{{- end -}}
 {{- if eq $v.routerProtocol "spegel" -}}
 {{- if $v.clusterSecret.enabled -}}
 {{- fail "routerProtocol spegel: nodes of that kind cannot prove that they are members; set clusterSecret.enabled to false" -}}

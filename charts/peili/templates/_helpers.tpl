@@ -66,6 +66,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- printf "%s:%d" $address (int .port) -}}
 {{- end -}}
 
+{{- /* containerd's own configuration: beside the registry directory, as containerd, k3s and RKE2 have it, unless named. */ -}}
+{{- define "peili.configFile" -}}
+{{- default (printf "%s/config.toml" (dir .Values.containerd.registryConfigPath)) .Values.containerd.configFile -}}
+{{- end -}}
+
 {{- /* A duration of the settings in whole seconds, rounded up. */ -}}
 {{- define "peili.seconds" -}}
 {{- $number := regexFind "^[0-9.]+" . | float64 -}}

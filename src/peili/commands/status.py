@@ -54,7 +54,7 @@ def fetch_status(address: SocketAddress) -> dict[str, Any]:
 
 def ask_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
     """A JSON document of the operations endpoint that has this field; leave with status 2 where there is none."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address.host, address.host)
     url = f"http://{SocketAddress(host, address.port)}{target}"
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:

@@ -239,7 +239,7 @@ async def _port(address: str | None, path: str, ours: frozenset[int]) -> PlaceFa
     if address is None:
         return None
     host, _, port = address.rpartition(":")
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host.strip("[]"), host.strip("[]"))
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
     answer = b""
     with trio.move_on_after(CALL_SECONDS):
         try:
