@@ -1,7 +1,8 @@
 """The coordinator's table: per digest, who fetches it, from whom, at which offset. Pure; in memory only.
 
 The two live nodes closest to a key keep its table, each by itself; every message goes to both, the closer one's
-answer counts. What is lost with a coordinator comes back with the next Renew.
+answer counts (replies.py), and the other one waits for its word on who leads (deputy.py). What is lost with a
+coordinator comes back with the next Renew.
 """
 
 from __future__ import annotations

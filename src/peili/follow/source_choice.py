@@ -25,7 +25,7 @@ from peili.follow.message import (
 )
 from peili.follow.settings import FollowSettings
 
-MAX_TRIES: Final = 24  # sources and answers that name some without one byte in between
+MAX_TRIES: Final = 24  # sources that failed and answers that name some without one byte in between
 # Seconds that a held response may wait in all without one byte, and the stall limit of its depth; then upstream.
 MAX_WITHOUT_GROWTH: Final = 5.0
 # The same, whatever the depth, while a coordinator answers: it lets one of those that wait lead, and where each
@@ -226,7 +226,7 @@ class SourceChoice:
         self._failed.move_to_end(peer_id)
         while len(self._failed) > _REMEMBERED:
             self._failed.popitem(last=False)
-        self._tries += 1
+        self._tries += failure not in _SOFT  # a refusal costs nothing, and the next answer counts anyway
         if self._asking is not None and self._asking.peer.id == peer_id:
             self._asking = None
         if self._source is not None and self._source.peer.id == peer_id:

@@ -6,6 +6,7 @@ from peili.follow.message import Follow, Keep, Lead, Peer, Purpose, Source, Wait
 from peili.follow.settings import FollowSettings
 from peili.follow.source_choice import (
     HARD_LIMIT,
+    MAX_TRIES,
     MAX_WITHOUT_GROWTH,
     VERIFIED_LIMIT,
     GoUpstream,
@@ -273,3 +274,16 @@ def test_who_gets_bytes_rarely_waits_longer_for_the_next() -> None:
     assert isinstance(choice.next_step(4.5 + S.stall_limit(1) + 0.5), RenewNow)
     choice.answered(Keep(1, 500), 7.0)
     assert isinstance(choice.next_step(4.5 + 3.0), JoinNow), "twice its usual pause"
+
+
+def test_refusals_are_no_reason_to_give_up() -> None:
+    """After a fault everybody is as far as everybody else for a moment, and says so."""
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.failed(b"a", SourceFailure.ENDED, 0.1)
+    for number in range(2 * MAX_TRIES):
+        choice.failed(b"%d" % number, SourceFailure.BEHIND, 0.2)
+    assert isinstance(choice.next_step(0.2), JoinNow)
+    for number in range(MAX_TRIES):
+        choice.failed(b"%d" % number, SourceFailure.BROKEN, 0.3)
+    assert choice.next_step(0.3) == GoUpstream(leading=False, reason="too many tries")
