@@ -20,6 +20,7 @@ import trio
 
 from peili.members.membership import Membership
 from peili.node import Node, StartFailed
+from peili.observe.health import Setup
 from peili.observe.log import configure_logging
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
 from peili.settings import ContainerdStoreSettings, RouterProtocol, RunSettings
@@ -45,7 +46,8 @@ async def _run(settings: RunSettings) -> None:
     store = build_store(settings)
     membership = Membership(settings.cluster_secret) if settings.cluster_secret is not None else None
     router = build_router(settings, membership)
-    await run_until_signal(Node(settings, store, router, membership, router.coordination))
+    node = Node(settings, store, router, membership, router.coordination, build_setup(settings))
+    await run_until_signal(node)
 
 
 def build_store(settings: RunSettings) -> Store:
@@ -61,6 +63,16 @@ def build_store(settings: RunSettings) -> Store:
     from peili.store.layout import LayoutStore
 
     return LayoutStore(settings.store.directory)
+
+
+def build_setup(settings: RunSettings) -> Setup | None:
+    """Who looks whether containerd asks us; None for content that is no containerd's."""
+    if not isinstance(settings.store, ContainerdStoreSettings):
+        return None
+    from peili.containerd.setup import ContainerdSetup, SetupSettings
+
+    store = settings.store
+    return ContainerdSetup(SetupSettings(store.socket, store.namespace, store.config_path, store.config_file))
 
 
 def build_router(settings: RunSettings, membership: Membership | None) -> KademliaRouter:

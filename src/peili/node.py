@@ -34,7 +34,7 @@ from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
 from peili.mirror.verdicts import PeerIds, Verdicts
 from peili.observe.cold_pulls import ColdPulls, ColdPullStatistics, Coordinating
-from peili.observe.health import Health, Readiness, decide_readiness
+from peili.observe.health import Health, Readiness, Setup, decide_readiness
 from peili.observe.log import log_request
 from peili.observe.metrics import Metrics
 from peili.observe.operations import Operations
@@ -81,7 +81,7 @@ class _State:
 
 class Node:
     """One Peili. Store and router are given: the daemon, the demo and tests choose them; so is the membership,
-    which the router shares. None: everybody is a member."""
+    which the router shares (None: everybody is a member), and who looks at containerd's settings."""
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class Node:
         router: Router,
         membership: Membership | None = None,
         coordination: Coordinating | None = None,
+        setup: Setup | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.recent = Recent()
@@ -100,6 +101,7 @@ class Node:
         self._router = router
         self._membership = membership
         self._coordination = coordination
+        self._setup = setup
         self._policy = Policy(
             settings.mirrored_registries, settings.filters, settings.resolve_tags, settings.resolve_latest
         )
@@ -130,6 +132,7 @@ class Node:
                 router_ready=self._state.router_ready,
                 up_seconds=trio.current_time() - since if since is not None else 0.0,
                 draining=self._state.draining,
+                setup=self._setup,
             )
         )
 
@@ -158,6 +161,8 @@ class Node:
                 _log.warning(OPEN_CLUSTER)
             else:
                 nursery.start_soon(self._membership.run, _log.warning)
+            if self._setup is not None:
+                nursery.start_soon(self._setup.run)
             nursery.start_soon(self._announce_readiness)
             nursery.start_soon(self._watch_troubles)
             task_status.started()
@@ -213,7 +218,7 @@ class Node:
             if readiness.ready:
                 _log.info("ready", keys=sum(self._store.statistics().keys.values()))
                 return
-            if readiness.reason != said:
+            if readiness.reason not in (said, self._setup.problem if self._setup else ""):
                 said = readiness.reason
                 _log.info("not ready yet", reason=said)
             await trio.sleep(0.2)
@@ -230,6 +235,7 @@ class Node:
             expected, now = bool(self._settings.bootstrap), trio.current_time()
             for notice in (
                 troubles.store(store.problem) if self._state.synchronised else None,
+                troubles.setup(self._setup.problem) if self._setup else None,
                 troubles.peers(len(router.peers), router.bootstrap_problem, now, expected=expected),
             ):
                 if notice is not None:

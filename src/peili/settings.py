@@ -56,11 +56,17 @@ class RouterProtocol(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ContainerdStoreSettings:
-    """containerd's content store. `content_path` None: ask containerd."""
+    """containerd's content store. `content_path` None: ask containerd.
+
+    Whether containerd asks us at all is seen in its `config_file` (None: not read) and in whether its registry
+    config_path is `config_path` (None: not compared).
+    """
 
     socket: Path
     namespace: str
     content_path: Path | None
+    config_path: Path | None = None
+    config_file: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

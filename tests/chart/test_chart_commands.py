@@ -93,6 +93,8 @@ def test_every_value_arrives(chart: Chart, files: Path, started: list[RunSetting
         Path("/run/k3s/containerd/containerd.sock"),
         "k8s.io",
         Path("/var/lib/rancher/k3s/agent/containerd/io.containerd.content.v1.content"),
+        Path("/var/lib/rancher/k3s/agent/etc/containerd/certs.d"),
+        Path("/var/lib/rancher/k3s/agent/etc/containerd/config.toml"),
     )
     assert [one.pattern for one in settings.filters] == values["filters"]
     assert settings.mirrored_registries == {"docker.io", "registry.local:5000"}

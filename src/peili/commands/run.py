@@ -84,6 +84,18 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     help="containerd's content directory. Without it containerd is asked.",
 )
 @option(
+    "--containerd-config-path",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The directory that containerd's registry config_path should name; where it certainly names another one "
+    "the node is not ready. None: any directory is right.",
+)
+@option(
+    "--containerd-config-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="containerd's own configuration, read for config_path where containerd does not tell (2.x). None: not "
+    "read, so that the node is ready whatever it says.",
+)
+@option(
     "--mirrored-registry",
     type=Parsed("URL", parse_mirrored_registry),
     multiple=True,
@@ -204,6 +216,8 @@ def run(
     containerd_socket: Path,
     containerd_namespace: str,
     containerd_content_path: Path | None,
+    containerd_config_path: Path | None,
+    containerd_config_file: Path | None,
     mirrored_registry: tuple[str, ...],
     filters: tuple[re.Pattern[str], ...],
     resolve_tags: bool,
@@ -234,7 +248,16 @@ def run(
         operations_address=operations_address,
         advertise_address=advertise_address,
         bootstrap=bootstrap,
-        store=_store(store, containerd_socket, containerd_namespace, containerd_content_path),
+        store=_store(
+            store,
+            ContainerdStoreSettings(
+                containerd_socket,
+                containerd_namespace,
+                containerd_content_path,
+                containerd_config_path,
+                containerd_config_file,
+            ),
+        ),
         mirrored_registries=frozenset(mirrored_registry),
         filters=filters,
         resolve_tags=resolve_tags,
@@ -269,11 +292,9 @@ def _protocol(text: str, peer_networks: tuple[Network, ...], *, has_secret: bool
         raise click.BadParameter(f"{text!r}: {error}", param_hint=hint) from error
 
 
-def _store(
-    text: str, socket: Path, namespace: str, content_path: Path | None
-) -> ContainerdStoreSettings | LayoutStoreSettings:
+def _store(text: str, containerd: ContainerdStoreSettings) -> ContainerdStoreSettings | LayoutStoreSettings:
     if text == "containerd":
-        return ContainerdStoreSettings(socket, namespace, content_path)
+        return containerd
     try:
         return LayoutStoreSettings(parse_layout_directory(text))
     except InvalidSetting as error:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import trio
 from peili.containerd.backup import HOSTS_FILE, DamagedRecord, find_backup
 from peili.containerd.client import Client
 from peili.containerd.configure_settings import DEFAULT, is_registry_directory
-from peili.containerd.cri import Cri
 from peili.containerd.errors import ContainerdError, Failure
 from peili.containerd.files import UnsafePath, explain, read_inside
 from peili.containerd.findings import (
@@ -22,23 +19,16 @@ from peili.containerd.findings import (
     HostsFact,
     Level,
     PlaceFact,
-    RegistryFact,
     State,
     findings,
     parse_version,
 )
 from peili.containerd.hosts import MAXIMUM_HOSTS_FILE_SIZE, InvalidHostsFile, parse_hosts, same_host
-from peili.containerd.plugin_settings import (
-    CRI_PLUGIN,
-    MAXIMUM_CONFIG_SIZE,
-    InvalidContainerdConfig,
-    read_plugin_settings,
-)
+from peili.containerd.registry_fact import CALL_SECONDS, ask_cri, read_config
 from peili.containerd.reports import Problem
 
 __all__ = ["CheckSettings", "Finding", "Level", "check"]
 
-CALL_SECONDS = 5.0  # for each question to containerd and to a port
 MAXIMUM_ANSWER = 4096  # bytes of an HTTP answer that are looked at
 MAXIMUM_DIRECTORIES = 1000
 _STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})")
@@ -71,9 +61,10 @@ async def check(settings: CheckSettings) -> list[Finding]:
 async def collect(settings: CheckSettings) -> Facts:
     """The facts about this node."""
     socket, version, content = await _containerd(settings)
-    registry = await _from_cri(settings) if socket.state is State.GOOD else None
+    file = settings.config_file
+    registry = await ask_cri(settings.socket, str(file)) if socket.state is State.GOOD else None
     if registry is None:
-        registry = await trio.to_thread.run_sync(_from_file, settings, version)
+        registry = await trio.to_thread.run_sync(read_config, file, parse_version(version or ""))
     return Facts(
         socket,
         version,
@@ -105,64 +96,6 @@ async def _containerd(settings: CheckSettings) -> tuple[PlaceFact, str | None, P
         root = next((plugin.exports["root"] for plugin in plugins if plugin.exports.get("root")), None)
         return PlaceFact(where, State.GOOD), version, Path(root) if root else None
     return PlaceFact(where, State.OTHER, f"{where} does not answer within {CALL_SECONDS:g} s"), None, None
-
-
-async def _from_cri(settings: CheckSettings) -> RegistryFact | None:
-    """containerd's own word (1.6 and 1.7); None where it does not tell."""
-    with Cri(settings.socket) as cri, trio.move_on_after(CALL_SECONDS):
-        try:
-            config = (await cri.status()).config()
-        except ContainerdError:
-            return None
-        return registry_from_cri(config or {}, str(settings.config_file))
-    return None
-
-
-def registry_from_cri(config: Mapping[str, object], file: str) -> RegistryFact | None:
-    """The registry settings in the CRI's verbose status; None where they are not there."""
-    registry, containerd = config.get("registry"), config.get("containerd")
-    if not isinstance(registry, dict) or "configPath" not in registry:
-        return None
-    discard = containerd.get("discardUnpackedLayers") if isinstance(containerd, dict) else None
-    return RegistryFact(
-        "containerd's CRI says so",
-        file,
-        CRI_PLUGIN,
-        str(registry["configPath"] or "") or None,
-        discard if isinstance(discard, bool) else None,
-        bool(registry.get("mirrors") or registry.get("configs")),
-    )
-
-
-def _from_file(settings: CheckSettings, version: str | None) -> RegistryFact:
-    numbers = parse_version(version or "")
-    file = str(settings.config_file)
-    try:
-        found = read_plugin_settings(settings.config_file, _read, _expand, numbers[0] if numbers else None)
-    except InvalidContainerdConfig as error:
-        return RegistryFact("", file, "", detail=str(error))
-    except OSError as error:
-        return RegistryFact("", file, "", detail=f"{settings.config_file}: {explain(error)}")
-    unread = f", without {', '.join(found.unread)}" if found.unread else ""
-    return RegistryFact(
-        f"{', '.join(found.files)}{unread}",
-        file,
-        found.section,
-        found.config_path,
-        found.discard_unpacked_layers,
-        found.mirrors,
-    )
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file", str(path))
-    with path.open("rb") as file:
-        return file.read(MAXIMUM_CONFIG_SIZE + 1)
-
-
-def _expand(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern))  # noqa: PTH207 the pattern is absolute and may have any number of stars
 
 
 def content_fact(path: Path | None) -> PlaceFact:

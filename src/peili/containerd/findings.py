@@ -58,7 +58,8 @@ class PlaceFact:
 class RegistryFact:
     """containerd's registry settings. `source` says who told, empty where nobody could. None: not set or not told.
 
-    `section` is the plugin under which config_path belongs; `file` is where it is to be written.
+    `section` is the plugin under which config_path belongs; `file` is where it is to be written. Not `complete`: a
+    file that is imported could not be read, and may say otherwise.
     """
 
     source: str
@@ -68,6 +69,7 @@ class RegistryFact:
     discard_unpacked_layers: bool | None = None
     mirrors: bool = False
     detail: str = ""
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +174,8 @@ def _config_path(fact: RegistryFact, wanted: Path, version: tuple[int, int, int]
     paths = fact.config_path.split(":")
     same = [path for path in paths if Path(path) == wanted]
     if len(paths) > 1:
-        ignored = version is None or version >= (2, 1, 0)
+        # As long as layers are discarded the transfer service is not used, which takes the list for one directory.
+        ignored = (version is None or version >= (2, 1, 0)) and not fact.discard_unpacked_layers
         level = Level.FAIL if ignored or not same else Level.WARN
         consequence = (
             "containerd 2.1 and newer then ignore every hosts.toml"

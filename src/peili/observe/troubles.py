@@ -22,6 +22,7 @@ class Troubles:
 
     def __init__(self, now: float) -> None:
         self._store_problem = ""
+        self._setup_problem = ""
         self._alone_since: float | None = now
         self._said_alone = False
 
@@ -33,6 +34,15 @@ class Troubles:
         if problem:
             return Notice(True, "the content store does not answer", problem)
         return Notice(False, "the content store answers again")
+
+    def setup(self, problem: str) -> Notice | None:
+        """Why containerd asks no mirror now, or nothing."""
+        if problem == self._setup_problem:
+            return None
+        self._setup_problem = problem
+        if problem:
+            return Notice(True, "this node's containerd does not ask Peili", problem)
+        return Notice(False, "this node's containerd is set up to ask Peili")
 
     def peers(self, count: int, bootstrap_problem: str, now: float, *, expected: bool) -> Notice | None:
         """How many peers there are. `expected`: whether the settings name a place to find some."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from peili.containerd.check import CheckSettings, check, collect, content_fact, judge_answer, registry_from_cri
+from peili.containerd.check import CheckSettings, check, collect, content_fact, judge_answer
 from peili.containerd.configure import ConfigureSettings, configure
 from peili.containerd.findings import Level, State
 from peili.containerd.plugin_settings import (
@@ -15,6 +15,7 @@ from peili.containerd.plugin_settings import (
     PluginSettings,
     read_plugin_settings,
 )
+from peili.containerd.registry_fact import registry_from_cri
 from tests.fakes.containerd_process import binaries, binary_id, running
 
 OURS = "http://127.0.0.1:5000"

@@ -131,6 +131,11 @@ def test_a_config_path_that_leads_elsewhere(path: str, version: str | None, leve
     assert words in found.what
 
 
+def test_a_list_is_split_as_long_as_layers_are_discarded() -> None:
+    registry = replace(REGISTRY, config_path=f"{ROOT}:/etc/docker/certs.d", discard_unpacked_layers=True)
+    assert one(replace(GOOD, registry=registry, version="2.1.9"), "config_path").level is Level.WARN
+
+
 def test_old_mirror_tables_stand_in_the_way() -> None:
     for path in (None, str(ROOT)):
         found = one(replace(GOOD, registry=replace(REGISTRY, config_path=path, mirrors=True)), "config_path")
