@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from peili.oci.digest import Digest, InvalidDigest
 from peili.oci.distribution import BaseTarget, InvalidTarget, parse_target, render_target
-from peili.oci.ranges import InvalidRange, UnsatisfiableRange, parse_content_range, parse_range
+from peili.oci.ranges import (
+    InvalidRange,
+    UnsatisfiableRange,
+    parse_content_range,
+    parse_range,
+    parse_unsatisfied_range,
+)
 from peili.oci.reference import InvalidReference, Reference
 from tests.properties.effort import examples
 
@@ -58,3 +64,10 @@ def test_any_content_range_is_consistent_or_invalid(text: str) -> None:
     with suppress(InvalidRange):
         span, size = parse_content_range(text)
         assert 0 <= span.start < span.stop <= size
+
+
+@settings(deadline=None, max_examples=examples(100))
+@given(TEXT | st.from_regex(r"bytes \*/[0-9]+", fullmatch=True))
+def test_any_text_is_the_size_of_an_unsatisfied_range_or_an_invalid_one(text: str) -> None:
+    with suppress(InvalidRange):
+        assert parse_unsatisfied_range(text) >= 0

@@ -10,12 +10,19 @@ import json
 from dataclasses import dataclass
 
 from peili.http.message import Headers
-from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.failure import AttemptFailed, FailureKind, RangeBeyondEnd
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest, InvalidDigest
 from peili.oci.distribution import ContentTarget, ManifestTarget
 from peili.oci.media_types import INDEXES, MANIFESTS, OCTET_STREAM
-from peili.oci.ranges import InvalidRange, RangeRequest, Span, UnsatisfiableRange, parse_content_range
+from peili.oci.ranges import (
+    InvalidRange,
+    RangeRequest,
+    Span,
+    UnsatisfiableRange,
+    parse_content_range,
+    parse_unsatisfied_range,
+)
 
 MAXIMUM_MANIFEST_SIZE = 4 * 1024 * 1024
 # Blobs up to this size are read whole and hashed before one byte is passed on.
@@ -38,7 +45,7 @@ def check_head(
 
     `length` is what follows, in bytes, as HTTP framed it.
     """
-    _check_status(status, wanted)
+    _check_status(status, wanted, headers)
     if length is None:
         raise AttemptFailed(FailureKind.LENGTH, "the answer states no length")
     span, size = _span(wanted, headers, length)
@@ -64,17 +71,29 @@ def check_body(target: ContentTarget, descriptor: Descriptor, body: bytes) -> No
         _check_manifest(body, descriptor.media_type)
 
 
-def _check_status(status: int, wanted: RangeRequest | None) -> None:
+def _check_status(status: int, wanted: RangeRequest | None, headers: Headers) -> None:
     if status == (200 if wanted is None else 206):
         return
+    if status == 416 and wanted is not None:
+        raise _beyond_end(wanted, headers)
     kinds = {
         404: FailureKind.NOT_FOUND,
         401: FailureKind.DENIED,
         403: FailureKind.DENIED,
-        416: FailureKind.LENGTH,
         503: FailureKind.BUSY,
     }
     raise AttemptFailed(kinds.get(status, FailureKind.STATUS), f"status {status}")
+
+
+def _beyond_end(wanted: RangeRequest, headers: Headers) -> AttemptFailed:
+    try:
+        size = parse_unsatisfied_range(headers.get("Content-Range"))
+        wanted.resolve(size)
+    except InvalidRange:
+        return RangeBeyondEnd(None)  # RFC 9110, section 15.5.17: a 416 should state the size, and need not
+    except UnsatisfiableRange:
+        return RangeBeyondEnd(size)
+    return AttemptFailed(FailureKind.LENGTH, f"status 416, though {wanted} lies within {size} bytes")
 
 
 def _span(wanted: RangeRequest | None, headers: Headers, length: int) -> tuple[Span, int]:

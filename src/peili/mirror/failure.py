@@ -15,6 +15,7 @@ class FailureKind(StrEnum):
     DENIED = "denied"  # 401 or 403: credentials differ between the nodes, or a filter
     BUSY = "busy"  # 503: the provider's upload limit
     STATUS = "status"  # any other status
+    RANGE = "range"  # 416: the range asked for begins beyond the end of what the provider has
     LENGTH = "length"  # a length or range that does not fit what was asked
     DIGEST = "digest"  # other content than asked
     TYPE = "type"  # a media type that does not fit
@@ -24,7 +25,8 @@ class FailureKind(StrEnum):
 
 
 # These say something of the node, not only of the one key: such a provider is asked last for a while.
-_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY}
+# Who asks for a range beyond the end is at fault, not who says so: else any client could make honest peers suspect.
+_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY, FailureKind.RANGE}
 
 
 class AttemptFailed(Exception):
@@ -38,3 +40,11 @@ class AttemptFailed(Exception):
     def blames_node(self) -> bool:
         """Whether the provider should be asked last for a while."""
         return self.kind in _NODE_IS_AT_FAULT
+
+
+class RangeBeyondEnd(AttemptFailed):
+    """The provider has no such bytes; `size` is that of the whole content, None where it does not say."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__(FailureKind.RANGE, f"status 416, of {'?' if size is None else size} bytes")
+        self.size = size

@@ -10,7 +10,7 @@ import trio
 
 from peili.mirror.attempt import Answer, Asker, Wanted, close
 from peili.mirror.body_budget import NoRoom
-from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.failure import AttemptFailed, FailureKind, RangeBeyondEnd
 from peili.mirror.history import History
 from peili.mirror.race import GiveUp, Race, RaceLimits, Start
 from peili.oci.digest import Digest
@@ -49,11 +49,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class NotFound:
-    """Nobody has it, or nobody could be asked in time."""
+    """Nobody has it, or nobody could be asked in time.
+
+    `size` is that of the whole content where a provider has it, and the range asked for begins beyond its end.
+    """
 
     reason: str
     attempts: int
     resolve_seconds: float
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,20 @@ class _Unread:
 
 
 _Event = _Named | _Exhausted | _Won | _Lost | _Unread
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What a race hears on its way: when the first provider was named, and the size of too short a content.
+
+    `failed`: those that are at fault.
+    """
+
+    failed: set[str]
+    resolved: float | None = None
+    size: int | None = None
+
+
 # Events that may wait for the loop: it takes each at once, so this only has to cover one burst of the router.
 _EVENT_BUFFER = 256
 # What this node was told is looked up without waiting for anything, but it takes a few turns of the scheduler.
@@ -140,17 +158,22 @@ class Lookup:
                     return True
         return False
 
-    async def run(self, key: Key, wanted: Wanted, excluded: Collection[str] = ()) -> Found | NotFound:
-        """Race the providers of this key; the caller closes the answer of a Found."""
+    async def run(
+        self, key: Key, wanted: Wanted, excluded: Collection[str] = (), failed: set[str] | None = None
+    ) -> Found | NotFound:
+        """Race the providers of this key; the caller closes the answer of a Found.
+
+        The ids of those that are at fault are added to `failed`.
+        """
         started = trio.current_time()
         race = Race(self._limits, self._history, now=started, excluded=excluded)
         send, receive = trio.open_memory_channel[_Event](_EVENT_BUFFER)
         won: _Won | None = None
-        resolved: list[float] = []
+        notes = _Notes(set() if failed is None else failed)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._name_providers, key, send)
-                outcome = await self._play(race, wanted, nursery, send, receive, resolved)
+                outcome = await self._play(race, wanted, nursery, send, receive, notes)
                 if isinstance(outcome, _Won):
                     won = outcome
                 nursery.cancel_scope.cancel()
@@ -161,11 +184,11 @@ class Lookup:
         finally:
             # Attempts that were won in the same moment, and everything when we are cancelled.
             await _close_answers(receive)
-        resolve_seconds = (resolved[0] if resolved else trio.current_time()) - started
+        resolve_seconds = (trio.current_time() if notes.resolved is None else notes.resolved) - started
         if won is not None:
             return Found(won.answer, race.attempts, resolve_seconds)
         assert isinstance(outcome, GiveUp)
-        return NotFound(outcome.reason, race.attempts, resolve_seconds)
+        return NotFound(outcome.reason, race.attempts, resolve_seconds, notes.size)
 
     async def _play(
         self,
@@ -174,7 +197,7 @@ class Lookup:
         nursery: trio.Nursery,
         send: trio.MemorySendChannel[_Event],
         receive: trio.MemoryReceiveChannel[_Event],
-        resolved: list[float],
+        notes: _Notes,
     ) -> _Won | GiveUp:
         while True:
             step = race.next_step(trio.current_time())
@@ -191,13 +214,13 @@ class Lookup:
                 if isinstance(event, _Won):
                     self._history.answered(event.answer.provider.peer_id, event.seconds)
                     return event
-                self._note(race, event, resolved)
+                self._note(race, event, notes)
 
-    def _note(self, race: Race, event: _Named | _Exhausted | _Lost | _Unread, resolved: list[float]) -> None:
+    def _note(self, race: Race, event: _Named | _Exhausted | _Lost | _Unread, notes: _Notes) -> None:
         match event:
             case _Named(provider):
-                if not resolved:
-                    resolved.append(trio.current_time())
+                if notes.resolved is None:
+                    notes.resolved = trio.current_time()
                 race.found(provider, trio.current_time())
             case _Exhausted():
                 race.exhausted()
@@ -210,6 +233,9 @@ class Lookup:
                     self._history.busy(provider.peer_id, trio.current_time())
                 elif failure.blames_node:
                     self._history.failed(provider.peer_id, trio.current_time())
+                    notes.failed.add(provider.peer_id)
+                if isinstance(failure, RangeBeyondEnd) and failure.size is not None:
+                    notes.size = failure.size
                 self._observer.attempt_failed(provider, failure.kind, str(failure))
 
     async def _name_providers(self, key: Key, send: trio.MemorySendChannel[_Event]) -> None:

@@ -22,10 +22,11 @@ from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
 from peili.oci.key import Key
-from peili.oci.ranges import RangeRequest
+from peili.oci.ranges import RangeRequest, UnsatisfiableRange
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
+BEYOND_END = "beyond_end"  # why nothing is sent though peers have it: the range begins beyond its end
 
 
 @dataclass(slots=True)
@@ -33,10 +34,12 @@ class Trace:
     """What happened while one request was mirrored, for its log line. Times in seconds."""
 
     providers: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)  # peers at fault, by their ids: not asked again for this
     resolve_seconds: float = 0.0
     attempts: int = 0
     resumes: int = 0
     reason: str = ""  # of a miss or of a body that ended early
+    size: int | None = None  # of the whole content, where the range asked for begins beyond its end
 
 
 class Mirror:
@@ -67,6 +70,7 @@ class Mirror:
     ) -> Trace:
         """Answer with a peer's content; where nobody has it nothing is sent, and `exchange.started` stays False.
 
+        The same where the range asked for begins beyond the end; then the trace tells the size.
         Raise SinkClosed when containerd goes away.
         """
         trace = Trace()
@@ -120,7 +124,7 @@ class Mirror:
         if follower.is_small(target, digest) and await search.found_at_once():
             # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
             await self._answer_committed(exchange, key, target, wanted_range, trace)
-            if exchange.started:
+            if exchange.started or trace.size is not None:
                 return
         if await self._answer_from_tree(follower, exchange, digest, target, wanted_range, trace):
             return
@@ -143,21 +147,26 @@ class Mirror:
         wanted_range: RangeRequest | None,
         trace: Trace,
     ) -> bool:
-        """Answer with what somebody is receiving or has; False where nothing was sent and others may be asked.
+        """Answer with what somebody is receiving or has; False where others are to be asked.
 
         Raise NoRoom.
         """
         if follower.is_small(target, digest):
-            whole = await follower.answer_small(target, digest)
+            whole = await follower.answer_small(target, digest, trace.failed)
             if whole is None:
                 return False
             with closing(whole):
                 trace.providers.append(_address(whole))
-                span = whole.span if wanted_range is None else wanted_range.resolve(whole.descriptor.size)
+                try:
+                    span = whole.span if wanted_range is None else wanted_range.resolve(whole.descriptor.size)
+                except UnsatisfiableRange:
+                    trace.reason, trace.size = BEYOND_END, whole.descriptor.size
+                    return True
                 await _send_whole(exchange, replace(whole, span=span), wanted_range)
             return True
         assert isinstance(target, BlobTarget)
         ending = await follower.answer_large(exchange, target, wanted_range)
+        trace.failed |= ending.failed
         trace.providers += ending.sources
         trace.attempts += ending.attempts
         trace.resumes += max(len(ending.sources) - 1, 0)
@@ -185,13 +194,15 @@ class Mirror:
         if banned is None:
             trace.reason = "thrown_away"
             return
-        outcome = await self._lookup.run(key, wanted, excluded=banned)
+        outcome = await self._lookup.run(key, wanted, excluded=banned | trace.failed, failed=trace.failed)
         trace.resolve_seconds = outcome.resolve_seconds
         trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):
             if outcome.reason == NO_ROOM:  # who has waited for room once is not made to wait at others
                 raise NoRoom
             trace.reason = trace.reason or outcome.reason
+            if outcome.size is not None:
+                trace.reason, trace.size = BEYOND_END, outcome.size
             return
         trace.reason = ""
         trace.providers.append(_address(outcome.answer))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _RANGE = re.compile(r"bytes=(?P<first>[0-9]{0,19})-(?P<last>[0-9]{0,19})", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (?P<first>[0-9]{1,19})-(?P<last>[0-9]{1,19})/(?P<size>[0-9]{1,19})", re.ASCII)
+_UNSATISFIED_RANGE = re.compile(r"bytes \*/(?P<size>[0-9]{1,19})", re.ASCII)
 
 
 class InvalidRange(ValueError):
@@ -93,3 +94,11 @@ def parse_content_range(header: str | None) -> tuple[Span, int]:
     if not first <= last < size:
         raise InvalidRange(f"a Content-Range that contradicts itself: {str(header)[:80]!r}")
     return Span(first, last + 1), size
+
+
+def parse_unsatisfied_range(header: str | None) -> int:
+    """The whole size that a 416 states; raise InvalidRange."""
+    found = _UNSATISFIED_RANGE.fullmatch(header.strip()) if header is not None else None
+    if found is None:
+        raise InvalidRange(f"not the Content-Range of a 416: {str(header)[:80]!r}")
+    return int(found["size"])

@@ -238,6 +238,9 @@ class Registry:
         account.providers, account.attempts = tuple(trace.providers), trace.attempts
         account.resumes, account.resolve_seconds = trace.resumes, trace.resolve_seconds
         account.reason = trace.reason
+        if not exchange.started and trace.size is not None:
+            await _refuse_range(exchange, account, trace.size)
+            return
         if not exchange.started:
             account.outcome = Outcome.MISS
             await _respond(exchange, _UNKNOWN[type(target)])
@@ -325,10 +328,8 @@ async def _span(
         return Span(0, size)
     try:
         return wanted.resolve(size)
-    except UnsatisfiableRange as error:
-        account.outcome = Outcome.REFUSED
-        fields = {"Content-Range": render_unsatisfied_range(size), **(headers or {})}
-        await _respond(exchange, Refusal(416, ErrorCode.RANGE_INVALID, str(error)), fields)
+    except UnsatisfiableRange:
+        await _refuse_range(exchange, account, size, headers)
         return None
 
 
@@ -349,6 +350,14 @@ async def _refuse(
 ) -> None:
     account.outcome, account.reason = Outcome.REFUSED, refusal.message
     await _respond(exchange, refusal, headers)
+
+
+async def _refuse_range(
+    exchange: Exchange, account: _Account, size: int, headers: dict[str, str] | None = None
+) -> None:
+    refusal = Refusal(416, ErrorCode.RANGE_INVALID, f"the range begins beyond the end of {size} bytes")
+    fields = {"Content-Range": render_unsatisfied_range(size), **(headers or {})}
+    await _refuse(exchange, account, refusal, fields)
 
 
 async def _respond(exchange: Exchange, refusal: Refusal, headers: dict[str, str] | None = None) -> None:

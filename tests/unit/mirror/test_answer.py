@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from peili.http.message import Headers
 from peili.mirror.answer import MAXIMUM_MANIFEST_SIZE, Head, check_body, check_head
-from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.failure import AttemptFailed, FailureKind, RangeBeyondEnd
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ManifestTarget
@@ -99,9 +99,22 @@ def test_a_huge_manifest_is_refused_by_its_head() -> None:
     assert failure(TAG, None, 200, fields, MAXIMUM_MANIFEST_SIZE + 1) is FailureKind.LENGTH
 
 
-def test_a_missing_key_and_too_much_to_do_do_not_blame_the_node() -> None:
+@pytest.mark.parametrize(("content_range", "size"), [("bytes */7", 7), ("bytes */0", 0), ("bytes */x", None)])
+def test_a_range_beyond_the_end_tells_the_size_where_the_peer_does(content_range: str, size: int | None) -> None:
+    with pytest.raises(RangeBeyondEnd) as caught:
+        check_head(BLOB, RangeRequest(7), 416, headers(Content_Range=content_range), 0)
+    assert caught.value.size == size
+    assert failure(BLOB, RangeRequest(7), 416, headers(), 0) is FailureKind.RANGE
+
+
+def test_a_416_that_contradicts_itself_or_answers_no_range_is_the_peers_fault() -> None:
+    assert failure(BLOB, RangeRequest(6), 416, headers(Content_Range="bytes */7"), 0) is FailureKind.LENGTH
+    assert failure(BLOB, None, 416, headers(Content_Range="bytes */7"), 0) is FailureKind.STATUS
+
+
+def test_a_missing_key_too_much_to_do_and_a_bad_range_do_not_blame_the_node() -> None:
     blamed = {kind for kind in FailureKind if AttemptFailed(kind, "").blames_node}
-    assert blamed == set(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY}
+    assert blamed == set(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY, FailureKind.RANGE}
 
 
 def manifest(**fields: object) -> tuple[Descriptor, bytes]:
@@ -146,7 +159,7 @@ def test_what_is_no_manifest_is_refused(body: bytes) -> None:
     st.lists(
         st.tuples(
             st.sampled_from(["Content-Range", "Docker-Content-Digest", "Content-Type"]),
-            st.sampled_from([str(DIGEST), str(OTHER), OCI_INDEX, "bytes 3-6/7", "bytes 0-0/1"])
+            st.sampled_from([str(DIGEST), str(OTHER), OCI_INDEX, "bytes 3-6/7", "bytes 0-0/1", "bytes */3"])
             | st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40),
         )
     ),

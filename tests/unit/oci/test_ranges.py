@@ -9,7 +9,9 @@ from peili.oci.ranges import (
     UnsatisfiableRange,
     parse_content_range,
     parse_range,
+    parse_unsatisfied_range,
     render_content_range,
+    render_unsatisfied_range,
 )
 
 
@@ -58,6 +60,13 @@ def test_a_content_range_goes_out_and_comes_back() -> None:
 def test_a_content_range_that_means_nothing_is_refused(header: str | None) -> None:
     with pytest.raises(InvalidRange):
         parse_content_range(header)
+
+
+def test_an_unsatisfied_range_goes_out_and_comes_back() -> None:
+    assert parse_unsatisfied_range(render_unsatisfied_range(7)) == 7
+    for header in (None, "", "bytes */", "bytes 0-1/7", "bytes */-1", "bytes */7x"):
+        with pytest.raises(InvalidRange):
+            parse_unsatisfied_range(header)
 
 
 def test_range_requests_compare_by_value() -> None:
