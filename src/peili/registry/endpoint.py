@@ -234,7 +234,7 @@ class Registry:
     ) -> None:
         digest: Digest | None = target.digest
         key: Key = digest_key(digest) if digest is not None else tag_key(self._tag_reference(target))
-        trace = await self.mirror.answer(exchange, key, self._with_registry(target), wanted)
+        trace = await self.mirror.answer(exchange, key, self.policy.with_registry(target), wanted)
         account.providers, account.attempts = tuple(trace.providers), trace.attempts
         account.resumes, account.resolve_seconds = trace.resumes, trace.resolve_seconds
         account.reason = trace.reason
@@ -247,13 +247,6 @@ class Registry:
             return
         account.source = ByteSource.PEER
         account.outcome = Outcome.TRUNCATED if trace.reason else Outcome.HIT
-
-    def _with_registry(self, target: ContentTarget) -> ContentTarget:
-        """The same target with its registry said, so that the peer needs no settings of ours to understand it."""
-        registry = self.policy.registry_of(target)
-        if isinstance(target, BlobTarget):
-            return BlobTarget(registry, target.repository, target.digest)
-        return ManifestTarget(registry, target.repository, target.tag, target.digest)
 
     def _summarise(self, exchange: Exchange, account: _Account, started: float) -> RequestRecord:
         now = self._now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peili.oci.distribution import ContentTarget, ManifestTarget, reference_text
 from peili.oci.errors import ErrorCode, Refusal
@@ -31,12 +31,17 @@ class Policy:
             return target.registry
         return next(iter(self.registries)) if len(self.registries) == 1 else None
 
+    def with_registry(self, target: ContentTarget) -> ContentTarget:
+        """The same target with its registry said: as filters name it, and a peer needs no settings of ours."""
+        return replace(target, registry=self.registry_of(target))
+
     def refuses(self, target: ContentTarget) -> Refusal | None:
         """Why this request is left to upstream, or None where Peili takes part."""
         code = ErrorCode.MANIFEST_UNKNOWN if isinstance(target, ManifestTarget) else ErrorCode.BLOB_UNKNOWN
         if target.registry is not None and self.registries and target.registry not in self.registries:
             return Refusal(404, ErrorCode.NAME_UNKNOWN, f"the registry {target.registry} is not mirrored")
-        if any(pattern.search(reference_text(target)) for pattern in self.filters):
+        text = reference_text(self.with_registry(target))
+        if any(pattern.search(text) for pattern in self.filters):
             return Refusal(404, code, "a filter leaves this reference to upstream")
         if not isinstance(target, ManifestTarget) or target.tag is None:
             return None

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -58,6 +59,17 @@ def test_filters_leave_references_alone() -> None:
     assert policy.refuses(BlobTarget("docker.io", "private/a", DIGEST)) is not None
     assert not policy.offers(Key("docker.io/private/a:1"))
     assert not policy.offers(Key("docker.io/library/a:dev"))
+
+
+def test_a_filter_that_names_the_registry_holds_without_ns_as_well() -> None:
+    policy = Policy(frozenset({"docker.io"}), filters=(re.compile(r"^docker\.io/private/"),))
+    for target in (
+        ManifestTarget(None, "private/a", "1", None),
+        ManifestTarget(None, "private/a", None, DIGEST),
+        BlobTarget(None, "private/a", DIGEST),
+    ):
+        assert policy.refuses(target) is not None
+        assert policy.refuses(replace(target, repository="library/a")) is None
 
 
 def test_tags_and_latest_can_be_left_to_upstream() -> None:
