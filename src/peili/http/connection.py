@@ -127,7 +127,7 @@ class Connection:
         return True
 
     def _closing(self) -> bool:
-        # A client that still waits for 100 (Continue) gets the answer instead, and the body is never read.
+        # A body that was not read to its end (the client waits for 100 (Continue), or it is too long) never is.
         return self._tally.draining or self._h11.their_state is h11.SEND_BODY
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -149,7 +149,7 @@ class Connection:
         self._on_error(exchange, error)
 
     async def _read_request(self) -> Request | None:
-        """The next request, its body read and thrown away; None when the client is done. Raise _Refusal."""
+        """The next request, a small body read and thrown away; None when the client is done. Raise _Refusal."""
         try:
             if not await self._wait_for_bytes():
                 return None
@@ -199,16 +199,20 @@ class Connection:
         return event if isinstance(event, h11.Event) else None
 
     async def _discard_body(self, request: h11.Request) -> None:
+        """Read the body to its end, unless that is too far: then the answer goes out before it, and is the last.
+
+        What the answer is stays with the handler: a registry's push gets 405 however large its layer is.
+        """
         if self._h11.they_are_waiting_for_100_continue:
             return
         limit = self._limits.body_bytes
         if any(name == b"content-length" and int(value) > limit for name, value in request.headers):
-            raise _Refusal(413, f"a request's body has at most {limit} bytes here")
+            return
         received = 0
         while isinstance(event := await self._next_event(), h11.Data):
             received += len(event.data)
             if received > limit:
-                raise _Refusal(413, f"a request's body has at most {limit} bytes here")
+                return
 
     async def _send_plain(self, status: int, text: str) -> None:
         data = plain_answer(status, text)

@@ -16,7 +16,7 @@ class Limits:
     connections_per_client: int = 1024
     head_bytes: int = 16384  # the head of a request
     head_timeout: float = 10.0  # from the first byte of a head to its last, and the same for a body we discard
-    body_bytes: int = 65536  # a request's body, which is read and thrown away; a longer one is answered with 413
+    body_bytes: int = 65536  # a request's body, which is read and thrown away; a longer one ends the connection
     idle_timeout: float = 75.0  # no request on an open connection
     write_timeout: float = 300.0  # no byte goes into a client's socket
     linger_timeout: float = 5.0  # after our FIN, for the client to finish

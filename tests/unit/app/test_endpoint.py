@@ -8,6 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+import trio
+
 from peili.demo.images import Image, build_index
 from peili.oci.digest import Digest
 from peili.oci.key import Key
@@ -15,7 +18,7 @@ from peili.oci.media_types import OCI_INDEX
 from peili.registry.credentials import Credentials
 from peili.routing.memory import MemoryNetwork
 from peili.settings import RunSettings
-from tests.fakes.nodes import TestNode, running_node
+from tests.fakes.nodes import PORT, TestNode, running_node
 
 NAME = "docker.io/library/app:1"
 INDEX = build_index("app", layer_sizes=(300_000, 10))
@@ -114,6 +117,22 @@ async def test_bad_requests_get_the_fault_named_and_the_next_one_an_answer(tmp_p
             assert answer.status == status, target
             assert json.loads(answer.body)["errors"]
         assert (await node.get(TAG)).status == 200
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after 100 (Continue)"])
+async def test_a_push_of_a_large_layer_gets_405_and_is_recorded(tmp_path: Path, waits: bool) -> None:
+    expect = "Expect: 100-continue\r\n" if waits else ""
+    head = f"PUT /v2/library/app/blobs/uploads/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 500000\r\n{expect}\r\n"
+    async with node_with_image(tmp_path) as node:
+        stream = await trio.open_tcp_stream(node.host, PORT)
+        async with stream:
+            await stream.send_all(head.encode() + (b"" if waits else bytes(500_000)))
+            answer = b"".join([part async for part in stream])
+        status, _, body = answer.partition(b"\r\n\r\n")
+        assert status.startswith(b"HTTP/1.1 405 ")
+        assert json.loads(body)["errors"][0]["code"] == "UNSUPPORTED"
+        labels = 'handler="invalid",kind="invalid",outcome="refused",registry="",status="405"'
+        assert f"peili_requests_total{{{labels}}} 1.0" in node.node.metrics.render().decode()
 
 
 async def test_without_ns_a_tag_is_looked_up_in_the_only_mirrored_registry(tmp_path: Path) -> None:
