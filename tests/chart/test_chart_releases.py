@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from tests.chart.rendering import Chart, Object, Rendered
+from tests.chart.rendering import CHART, Chart, Object, Rendered
 from tests.chart.scenarios import SCENARIOS, Values
 
 pytestmark = pytest.mark.slow
@@ -110,6 +111,43 @@ def test_the_cleanup_waits_for_the_end_of_the_nodes_peili(chart: Chart) -> None:
         term["labelSelector"]["matchLabels"],
         rendered.one("DaemonSet", hooks=True)["spec"]["template"]["metadata"]["labels"],
     )
+
+
+def test_the_job_runs_on_any_node_that_works(chart: Chart) -> None:
+    values: Values = {
+        "nodeSelector": {"pool": "batch"},
+        "tolerations": [
+            {"operator": "Exists"},
+            {"key": "node.kubernetes.io/unreachable", "operator": "Exists"},
+            {"key": "batch", "operator": "Exists", "effect": "NoSchedule"},
+        ],
+        "imagePullSecrets": [{"name": "pull"}],
+    }
+    rendered = chart.render(values)
+    pod = rendered.one("Job", hooks=True)["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert "affinity" not in pod
+    keys = [entry["key"] for entry in pod["tolerations"]]
+    assert keys == ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master", "batch"]
+    assert pod["imagePullSecrets"] == [{"name": "pull"}]
+    assert pod["priorityClassName"] == rendered.pod["priorityClassName"]
+
+
+def test_helm_prints_the_log_of_a_job_that_failed(chart: Chart) -> None:
+    for _, one in hooks(chart.render()):
+        policy = one["metadata"]["annotations"].get("helm.sh/hook-output-log-policy")
+        assert policy == ("hook-failed" if one["kind"] == "Job" else None)
+
+
+def test_what_a_failed_cleanup_leaves_is_deleted_by_the_command_of_the_documents(chart: Chart) -> None:
+    text = (CHART.parents[1] / "docs/installation.md").read_text()
+    found = re.search(r"delete ([a-z,]+) \\\n +--selector (\S+)", text)
+    assert found is not None
+    wanted = dict(pair.split("=") for pair in found[2].split(","))
+    for _, one in hooks(chart.render(SCENARIOS["GKE"])):
+        assert selects(wanted, one["metadata"]["labels"])
+        assert one["kind"].lower() in found[1].split(",")
+    assert not selects(wanted, chart.render().mirror["metadata"]["labels"])
 
 
 def test_the_quota_of_gke_is_there_for_the_cleanup_too(chart: Chart) -> None:
