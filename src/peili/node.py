@@ -32,6 +32,7 @@ from peili.mirror.keeper import Keeper
 from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
+from peili.mirror.source_race import Sources
 from peili.mirror.verdicts import PeerIds, Verdicts
 from peili.observe.cold_pulls import ColdPulls, ColdPullStatistics, Coordinating
 from peili.observe.health import Health, Readiness, Setup, decide_readiness
@@ -248,7 +249,7 @@ class Node:
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         stall = settings.stall_timeout
-        follower = self._follower(asker) if settings.follow is not None else None
+        follower = self._follower(asker, history) if settings.follow is not None else None
         self._explainer = Explainer(
             self._store, self._router, lookup, self._policy, timeout=settings.resolve_timeout
         )
@@ -264,7 +265,7 @@ class Node:
         uploads = Uploads(settings.max_uploads)
         return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads, self._admit)
 
-    def _follower(self, asker: Asker) -> Follower | None:
+    def _follower(self, asker: Asker, history: History) -> Follower | None:
         """What follows blobs in flight; None where the router has no coordinators."""
         settings, coordination = self._settings, self._coordination
         if settings.follow is None or coordination is None:
@@ -272,7 +273,8 @@ class Node:
         self._slots = slots = Slots(replace(settings.follow, slots=0))  # until containerd's version is known
         self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.cold_pulls)
         sources = SourceAsker(self._client, self._peer_requests().headers, silence=settings.stall_timeout)
-        tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.cold_pulls)
+        remembered = Sources(history, self.metrics, text_id)
+        tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.cold_pulls, remembered)
         port = settings.registry_address.port
         return Follower(self._store, tree, self._keeper, asker, port=port, zone=settings.zone)
 

@@ -4,7 +4,8 @@ Bodies only; the stream frames them.
 
     message Ask    { uint32 type = 1; bytes key = 2; uint64 offset = 3; uint64 total = 4; uint32 purpose = 5;
                      repeated bytes excluded = 6; uint32 burden = 7; bytes source = 8; uint32 outcome = 9;
-                     uint32 port = 10; string zone = 11; repeated bytes busy = 12; uint32 alone = 13; }
+                     uint32 port = 10; string zone = 11; repeated bytes busy = 12; uint32 alone = 13;
+                     uint32 full = 14; }
     message Answer { uint32 type = 1; uint32 milliseconds = 2; repeated Source source = 3; uint32 depth = 4; }
     message Source { bytes id = 1; bytes address = 2; uint32 port = 3; string zone = 4; uint64 offset = 5;
                      uint32 depth = 6; uint32 committed = 7; }
@@ -61,7 +62,7 @@ def encode_ask(ask: Ask) -> bytes:
             return b"".join([*parts, *_state(ask), *busy, number_field(13, int(ask.alone))])
         case Renew():
             source = bytes_field(8, _checked_id(ask.source)) if ask.source else b""
-            return b"".join([number_field(1, _RENEW), source, *_state(ask)])
+            return b"".join([number_field(1, _RENEW), source, *_state(ask), number_field(14, int(ask.full))])
         case Leave():
             return number_field(1, _LEAVE) + bytes_field(2, _checked_key(ask.key)) + number_field(9, ask.outcome)
 
@@ -85,7 +86,8 @@ def decode_ask(body: bytes) -> Ask:
             return Join(key, offset, total, purpose, excluded, burden, port, zone, busy, alone)
         case 2:
             source = fields.text(8)
-            return Renew(key, offset, total, _read_id(source) if source else b"", excluded, port, zone)
+            source_id, full = _read_id(source) if source else b"", bool(fields.number(14))
+            return Renew(key, offset, total, source_id, excluded, port, zone, full)
         case 3:
             return Leave(key, _outcome(fields.number(9)))
         case unknown:

@@ -63,7 +63,10 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Renew:
-    """The sender still fetches this digest. `source`: the peer that it follows, or empty: from upstream."""
+    """The sender still fetches this digest. `source`: the peer that it follows, or empty: from upstream.
+
+    `full`: its containerd takes no more bytes now, so that it cannot grow, and nobody else is to blame.
+    """
 
     key: bytes
     offset: int
@@ -72,6 +75,7 @@ class Renew:
     excluded: tuple[bytes, ...] = ()
     port: int = 0
     zone: str = ""
+    full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a
 _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
 _BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
 _BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
+FULL_PAUSE: Final = 2.0  # seconds between two looks of the coordinators at who waits for its own reader
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
 _STALLED_SECONDS: Final = 5.0
 _ENDED_SECONDS: Final = 1.0  # it may have been started anew; who ends twice is not asked again
@@ -142,6 +143,7 @@ class SourceChoice:
         self._taken_at = now
         self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
+        self._full_at = -math.inf  # when our containerd was last seen to take no byte
         self._ask_at = now  # the next Join, or Renew where there is a source
         self._silent_since = math.inf
         self._heard_at = -math.inf
@@ -212,8 +214,16 @@ class SourceChoice:
 
     def excused(self, now: float) -> None:
         """Nothing can grow: our containerd takes no byte, and the source is not to blame."""
-        self._grew_at = now
-        self._suspect_at = now + self._settings.suspicion
+        self._grew_at = self._full_at = now
+        self._suspect_at = now + FULL_PAUSE
+
+    def alternative(self, now: float) -> Source | None:
+        """Another of those that were named, to be asked beside the one of the last Take."""
+        while self._candidates:
+            candidate = self._candidates.popleft()
+            if self._may_ask(candidate, now):
+                return candidate
+        return None
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
@@ -242,11 +252,10 @@ class SourceChoice:
             return end
         if self._asking is not None:
             return Stay(self._deadline(now))
-        while self._candidates:
-            candidate = self._candidates.popleft()
-            if self._may_ask(candidate, now):
-                self._asking = candidate
-                return Take(candidate)
+        candidate = self.alternative(now)
+        if candidate is not None:
+            self._asking = candidate
+            return Take(candidate)
         if self._talking or now < self._due():
             return Stay(self._deadline(now))
         self._talking = True
@@ -351,5 +360,6 @@ class SourceChoice:
         assert self._source is not None
         peer_id = self._source.peer.id
         excluded = (*self._named(now, busy=False), *self._named(now, busy=True))[:_MOST_NAMED]
-        renew = Renew(self._key, self._offset, self._total, peer_id, excluded, self._port, self._zone)
+        full = now - self._full_at < FULL_PAUSE
+        renew = Renew(self._key, self._offset, self._total, peer_id, excluded, self._port, self._zone, full)
         return RenewNow(renew)

@@ -18,7 +18,7 @@ from peili.follow.settings import FollowSettings
 _SHORTEST_SAMPLE: Final = 0.2  # seconds between two reports that say something of a rate
 _ALIVE_INTERVALS: Final = 2.5  # renewals that may be missed
 _REPORTS_AT_ONCE: Final = 500.0  # Renews a second that one digest may cost its coordinator
-_LONGEST_INTERVAL: Final = 2.0  # seconds between two Renews
+LONGEST_INTERVAL: Final = 2.0  # seconds between two Renews
 _LEAVES_SEEN, _OPEN_SEEN = 16, 8  # sources that a first join looks at: a herd has to be answered in no time
 
 
@@ -167,7 +167,7 @@ class Swarm:
         """Seconds until its next Renew: the more nodes, the rarer, but leads always often."""
         if entry.role is Role.LEADING:
             return self.settings.renew_interval
-        return max(self.settings.renew_interval, min(len(self.entries) / _REPORTS_AT_ONCE, _LONGEST_INTERVAL))
+        return max(self.settings.renew_interval, min(len(self.entries) / _REPORTS_AT_ONCE, LONGEST_INTERVAL))
 
     def is_alive(self, entry: Entry, now: float) -> bool:
         """Whether it was heard of lately. A committed one is taken to be there until somebody says otherwise."""

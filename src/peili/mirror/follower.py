@@ -23,8 +23,9 @@ from peili.mirror.keeper import Keeper, follow_key
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, ManifestTarget
 from peili.oci.ranges import RangeRequest
-from peili.routing.protocol import Provider
 from peili.store.protocol import Store
+
+MAXIMUM_EXCLUDED = 8  # committed sources that may fail one small request; then upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,15 @@ class Follower:
         finally:
             self._keeper.release(digest)
 
-    async def answer_small(self, target: ContentTarget, digest: Digest) -> Whole | None:
+    async def answer_small(self, target: ContentTarget, digest: Digest, failed: set[str]) -> Whole | None:
         """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream.
 
+        `failed`: peers that are not asked any more, and those that are found to be at fault.
         The caller closes it. Raise NoRoom where this node has no memory for it.
         """
         started = trio.current_time()
         excluded: list[bytes] = []
-        while True:
+        while len(excluded) < MAXIMUM_EXCLUDED:
             own = self._own(digest)
             join = self._join(digest, own, tuple(excluded))
             self._tree.observer.joined()
@@ -82,7 +84,7 @@ class Follower:
             limit = self._tree.settings.manifest_wait
             step = next_step(answer, trio.current_time(), started=started, limit=limit)
             if isinstance(step, TakeFrom):
-                whole = await self._take_small(step.source, target)
+                whole = await self._take_small(step.source, target, failed)
                 if isinstance(whole, Whole):
                     self._keeper.finish(digest)
                     return whole
@@ -94,6 +96,7 @@ class Follower:
                 await trio.sleep_until(step.at)
             else:
                 return None
+        return None
 
     async def answer_large(self, exchange: Exchange, target: BlobTarget, wanted: RangeRequest | None) -> Ending:
         """Feed the response from the tree. Where nothing was sent, the pull goes on as if there were no tree."""
@@ -140,7 +143,7 @@ class Follower:
             follow_key(digest),
             0,
             own.total,
-            excluded=excluded[-8:],
+            excluded=excluded,
             burden=self._burden(),
             port=self._port,
             zone=self._zone,
@@ -150,13 +153,20 @@ class Follower:
         """Leads are spread over the nodes, but not where downloads of one node wait for each other (2.1 on)."""
         return 0 if self._tree.slots.limited else self._keeper.leads
 
-    async def _take_small(self, source: Source, target: ContentTarget) -> Whole | FailureKind:
-        provider = Provider(source.peer.id.hex(), source.peer.host, source.peer.port, source.peer.zone)
+    async def _take_small(self, source: Source, target: ContentTarget, failed: set[str]) -> Whole | FailureKind:
+        sources, started = self._tree.sources, trio.current_time()
+        provider = sources.provider(source)
+        if provider.peer_id in failed or sources.is_suspect(source, started):
+            return FailureKind.TIMEOUT
         try:
             answer = await self._small_asker.ask(provider, Wanted(target))
         except AttemptFailed as error:
+            sources.failed(source, error.kind, str(error), trio.current_time())
+            if error.blames_node:
+                failed.add(provider.peer_id)
             return error.kind
         if isinstance(answer, Whole):
+            sources.answered(source, trio.current_time() - started)
             return answer
         await close(answer)
         return FailureKind.LENGTH

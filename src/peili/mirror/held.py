@@ -14,8 +14,10 @@ from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoi
 from peili.http.errors import SinkClosed, SourceFailed
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
-from peili.mirror.growing_source import GrowingStream, SourceAsker, SourceRefused
+from peili.mirror.failure import FailureKind
+from peili.mirror.growing_source import GrowingStream, SourceAsker
 from peili.mirror.keeper import FollowObserver
+from peili.mirror.source_race import Sources, first_stream
 from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import BlobTarget, content_headers
 from peili.oci.media_types import OCTET_STREAM
@@ -26,6 +28,8 @@ from peili.routing.protocol import Coordination
 _RELAY_STALL = 60.0
 # Progress is looked at this often, so that a stall is noticed in time, in seconds.
 _LOOK = 0.1
+# The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
+_LOOK_FULL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Tree:
     slots: Slots
     poison: Poison
     observer: FollowObserver
+    sources: Sources
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class Ending:
     requeue: bool = False  # containerd is to ask again at once: not a give-up
     leading: bool = False
     sources: list[str] = field(default_factory=list)
+    failed: set[str] = field(default_factory=set)  # who did not give what it was asked for, by the router's names
     attempts: int = 0
 
 
@@ -83,6 +89,7 @@ class HeldResponse:
         self._gone: SinkClosed | None = None
         self._ending = Ending()
         self._hold = 0
+        self._look = _LOOK
 
     async def run(self) -> Ending:
         """Feed the response until it is whole, or nobody can. Raise SinkClosed."""
@@ -128,7 +135,7 @@ class HeldResponse:
             self._ending.reason = "slots"
             self._ending.requeue = verdict is Verdict.REQUEUE and await self._has_head()
             return False
-        with trio.move_on_at(min(until, now + _LOOK)):
+        with trio.move_on_at(min(until, now + self._look)):
             await self._changed.wait()
         self._changed = trio.Event()
         return True
@@ -140,8 +147,10 @@ class HeldResponse:
         if offset > self._first:
             self._tree.slots.grew(self._hold)
         self._choice.grew(offset, now)
-        if self._relayed is not None and self._sink.is_full():
+        full = self._relayed is not None and self._sink.is_full()
+        if full:
             self._choice.excused(now)
+        self._look = _LOOK_FULL if full else _LOOK
 
     async def _ask(self, ask: Ask) -> None:
         self._tree.observer.joined()
@@ -170,15 +179,18 @@ class HeldResponse:
         asked_at, stream = self._offset, await self._ask_source(source)
         if stream is None:
             return
+        source = stream.source
         await self._leave()
         if self._offset != asked_at:
             await stream.response.aclose()
-            stream = await self._ask_source(source)
+            stream = await self._ask_source(source, alone=True)
         if stream is None:
             return
         self._stream = stream
         if self._sink is None and not await self._start(stream.total):
             return
+        if self._ending.sources:
+            self._tree.sources.observer.resumed()
         self._choice.taken(source, trio.current_time())
         self._ending.sources.append(f"{source.peer.host}:{source.peer.port}")
         self._tree.observer.following(source.depth + 1)
@@ -190,19 +202,42 @@ class HeldResponse:
         """The next byte that containerd is to get."""
         return self._total - self._sink.remaining if self._sink is not None else self._first
 
-    async def _ask_source(self, source: Source) -> GrowingStream | None:
-        """The source's bytes from our offset on; None where it does not give them, which the choice is told."""
-        self._ending.attempts += 1
-        try:
-            stream = await self._tree.asker.ask(source, self._target, self._offset)
-        except SourceRefused as error:
-            self._choice.failed(source.peer.id, error.failure, trio.current_time())
+    async def _ask_source(self, source: Source, *, alone: bool = False) -> GrowingStream | None:
+        """The source's bytes from our offset on, or another's where it is slow, unless `alone`.
+
+        None where nobody gives them, which the choice is told.
+        """
+        if self._tree.sources.is_suspect(source, trio.current_time()):
+            self._refused(source, SourceFailure.STALLED)
             return None
-        if self._total not in (0, stream.total):
+        stream = await first_stream(
+            self._ask_for_stream,
+            source,
+            (lambda: None) if alone else self._another,
+            self._tree.sources,
+            self._refused,
+        )
+        if stream is not None and self._total not in (0, stream.total):
             await stream.response.aclose()
-            self._choice.failed(source.peer.id, SourceFailure.BROKEN, trio.current_time())
+            self._refused(stream.source, SourceFailure.BROKEN)
             return None
         return stream
+
+    async def _ask_for_stream(self, source: Source) -> GrowingStream:
+        self._ending.attempts += 1
+        return await self._tree.asker.ask(source, self._target, self._offset)
+
+    def _another(self) -> Source | None:
+        now = trio.current_time()
+        while (source := self._choice.alternative(now)) is not None:
+            if not self._tree.sources.is_suspect(source, now):
+                return source
+        return None
+
+    def _refused(self, source: Source, failure: SourceFailure) -> None:
+        self._choice.failed(source.peer.id, failure, trio.current_time())
+        if failure in (SourceFailure.STALLED, SourceFailure.BROKEN):
+            self._ending.failed.add(self._tree.sources.name_of(source.peer.id))
 
     async def _has_head(self) -> bool:
         """Have the head go out, where our own ingest tells the size: a head without a body means ask again."""
@@ -231,12 +266,16 @@ class HeldResponse:
         peer_id = stream.source.peer.id
         try:
             await self._sink.relay(stream.response.source, self._sink.remaining, stall_timeout=_RELAY_STALL)
-        except SourceFailed:
+        except SourceFailed as error:
             now = trio.current_time()
             self._choice.grew(self._total - self._sink.remaining, now)
             if self._choice.source is not None and self._choice.source.peer.id == peer_id:
                 # A source that we left for a better one has done nothing wrong.
                 self._choice.failed(peer_id, SourceFailure.BUSY if self._leaving else SourceFailure.ENDED, now)
+                if not self._leaving:
+                    self._blame(stream, FailureKind.ENDED, str(error), now)
+            elif self._leaving:
+                self._blame(stream, FailureKind.STALLED, "no bytes for the stall limit", now)
         except SinkClosed as error:
             self._gone = error
         finally:
@@ -252,3 +291,11 @@ class HeldResponse:
             self._relayed = self._stream = None
             ended.set()
             self._changed.set()
+
+    def _blame(self, stream: GrowingStream, kind: FailureKind, text: str, now: float) -> None:
+        """Who has all of it and does not send it is at fault; who was still receiving may have waited itself."""
+        if stream.committed:
+            self._tree.sources.failed(stream.source, kind, text, now)
+            self._ending.failed.add(self._tree.sources.name_of(stream.source.peer.id))
+        else:
+            self._tree.sources.observer.attempt_failed(self._tree.sources.provider(stream.source), kind, text)

@@ -253,7 +253,7 @@ async def test_whoever_has_found_no_room_asks_nobody_else_and_goes_upstream(comm
     told: list[Digest] = []
     asked: list[str] = []
 
-    async def answer_small(target: object, digest: Digest) -> Whole | None:
+    async def answer_small(target: object, digest: Digest, failed: set[str]) -> Whole | None:
         asked.append("tree")
         raise NoRoom
 
