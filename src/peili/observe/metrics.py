@@ -27,6 +27,7 @@ from peili.mirror.failure import FailureKind
 from peili.observe.follow_words import brief, name_of
 from peili.oci.digest import Digest
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
+from peili.registry.uploads import NO_PLACE
 from peili.routing.protocol import Provider, RouterStatistics
 from peili.store.protocol import StoreStatistics
 from peili.version import VERSION
@@ -170,7 +171,7 @@ class Metrics:
 
     def request(self, record: RequestRecord) -> None:
         """Count one answered request."""
-        if record.handler is Handler.SERVE and record.status == 503:
+        if record.reason == NO_PLACE:  # not the 503 of --fan-out: whoever follows is sent to others by design
             self._uploads_refused.inc()
         registry = self._registry_label(record.registry)
         self._requests.labels(record.handler, record.kind, registry, record.outcome, str(record.status)).inc()

@@ -44,7 +44,7 @@ from peili.oci.reference import Reference
 from peili.registry.gate import Caller, Gate
 from peili.registry.policy import Policy
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
-from peili.registry.uploads import Uploads
+from peili.registry.uploads import NO_PLACE, Uploads
 from peili.store.protocol import Blob, GrowingBlob, NotInStore, Store, StoreError
 
 # Seconds without growth until a growing blob's answer ends. Longer than followers wait, who know how deep they are
@@ -60,7 +60,7 @@ _REFUSED = {
     Admission.BUSY: Refusal(503, ErrorCode.UNAVAILABLE, "enough others take this layer from here (--fan-out)"),
     Admission.BEHIND: Refusal(503, ErrorCode.UNAVAILABLE, "this node holds no more of it than you do"),
 }
-_BUSY = Refusal(503, ErrorCode.UNAVAILABLE, "this node sends as many large blobs as it may (--max-uploads)")
+_BUSY = Refusal(503, ErrorCode.UNAVAILABLE, NO_PLACE)
 
 
 @dataclass(slots=True)
@@ -101,13 +101,17 @@ class Registry:
     _followers: Counter[Digest] = field(default_factory=Counter)
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request; for the HTTP server. Raises nothing but what cancels."""
+        """Answer one request; for the HTTP server, which says 500 where this raises before the answer was begun."""
         account = _Account()
         started = self._now()
         try:
             await self._answer(exchange, account)
         except SinkClosed as error:
             account.outcome, account.reason = Outcome.GONE, str(error)
+        except BaseException as error:  # a disk that fails in the middle, a fault of ours, the end of the node
+            account.outcome = Outcome.TRUNCATED if exchange.started else Outcome.ERROR
+            account.reason = f"{type(error).__name__}: {error}"
+            raise
         finally:
             self.record(self._summarise(exchange, account, started))
 
@@ -251,6 +255,7 @@ class Registry:
     def _summarise(self, exchange: Exchange, account: _Account, started: float) -> RequestRecord:
         now = self._now()
         first_byte = exchange.head_at
+        unanswered = 500 if account.outcome is Outcome.ERROR else 0
         return RequestRecord(
             at=time.time(),
             handler=account.handler,
@@ -260,7 +265,7 @@ class Registry:
             repository=account.repository,
             name=account.name,
             client=str(exchange.request.client),
-            status=exchange.status or 0,
+            status=exchange.status or unanswered,
             outcome=account.outcome,
             source=account.source,
             reason=account.reason,

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 # A node pulls some three layers at a time: 64 bodies are some twenty pullers, and on a link of 1 Gbit/s each still
 # gets 2 MB/s. Beyond that a puller is served sooner by one that has just finished, or by upstream.
 DEFAULT_UPLOADS = 64
+# What a peer is told then, and what metrics know such a refusal by.
+NO_PLACE = "this node sends as many large blobs as it may (--max-uploads)"
 
 
 class Uploads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -159,6 +160,35 @@ async def test_wrong_credentials_get_403_and_never_a_challenge(tmp_path: Path) -
                 assert json.loads(answer.body)["errors"][0]["code"] == "DENIED"
                 assert "WWW-Authenticate" not in answer.headers
         assert (await node.get(TAG, Authorization=credentials.header)).status == 200
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_is_no_hit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    digest, _ = layer_of(INDEX)
+    async with node_with_image(tmp_path) as node:
+        monkeypatch.setattr("peili.http.sink.send_file", fail)
+        assert not (await node.get(f"/v2/library/app/blobs/{digest}?ns=docker.io")).complete
+        record = (await node.records(1))[-1]
+        assert (record.outcome, record.status, record.size) == ("truncated", 200, 0)
+        assert "Input/output error" in record.reason
+        assert node.node.recent.totals.hits == 0
+
+
+async def test_a_fault_of_ours_before_the_answer_is_recorded_as_the_500_that_it_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise KeyError("broken")
+
+    async with node_with_image(tmp_path) as node:
+        monkeypatch.setattr(node.store, "open", fail)
+        assert (await node.get(TAG)).status == 500
+        record = (await node.records(1))[-1]
+        assert (record.outcome, record.status, record.reason) == ("error", 500, "KeyError: 'broken'")
 
 
 async def test_what_happened_is_counted(tmp_path: Path) -> None:

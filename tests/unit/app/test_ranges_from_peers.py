@@ -23,6 +23,7 @@ from peili.oci.key import Key
 from peili.oci.ranges import RangeRequest, Span
 from peili.routing.memory import MemoryNetwork
 from peili.routing.protocol import Provider
+from peili.store.growing import LAYOUT_NAMESPACE
 from tests.fakes.ingests import FileIncoming
 from tests.fakes.nodes import fake_provider, running_node
 
@@ -44,7 +45,7 @@ async def test_a_range_beyond_the_end_is_told_and_no_peer_is_blamed(
         one.layout.add("docker.io/library/app:1", IMAGE)
         await one.wait_offered(Key(str(digest)))
         descriptor = next(layer for layer in IMAGE.layers if layer.digest == digest)
-        incoming = FileIncoming(tmp_path / "2", "default", descriptor, content) if received else None
+        incoming = FileIncoming(tmp_path / "2", LAYOUT_NAMESPACE, descriptor, content) if received else None
         for asked in (f"bytes={len(content)}-", f"bytes={len(content) + 5}-{len(content) + 9}", "bytes=-0"):
             answer = await two.get(blob(digest), Range=asked)
             assert (answer.status, answer.headers.get("Content-Range")) == (416, f"bytes */{len(content)}"), asked

@@ -17,6 +17,8 @@ from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.routing.memory import MemoryNetwork
 from peili.settings import RunSettings
+from peili.store.growing import LAYOUT_NAMESPACE
+from tests.fakes.ingests import MEBIBYTE, FileIncoming
 from tests.fakes.nodes import PORT, TestNode, running_node
 
 NAME = "docker.io/library/app:1"
@@ -75,6 +77,19 @@ async def test_over_the_limit_peers_get_503_for_large_blobs_and_nobody_else_is_r
             assert refused(node) == 2
         await node.records(7)  # the reader went away
         assert (await node.get(blob(LARGE), **mark)).body == CONTENT
+
+
+async def test_a_refusal_to_one_who_follows_is_not_counted_as_one_of_the_limit(tmp_path: Path) -> None:
+    mark = {"X_Peili_Mirrored": "true", "X_Peili_Follow": "1"}
+    layer = IMAGE.layers[0]
+    async with running_node(MemoryNetwork(), tmp_path, change=uploads(1)) as node:
+        incoming = FileIncoming(tmp_path, LAYOUT_NAMESPACE, layer, CONTENT)
+        await incoming.arrive(MEBIBYTE)
+        answer = await node.get(blob(LARGE), Range=f"bytes={2 * MEBIBYTE}-", **mark)
+        assert answer.status == 503
+        await node.records(1)
+        assert refused(node) == 0
+        incoming.close()
 
 
 async def test_own_containerd_takes_no_place(tmp_path: Path) -> None:
