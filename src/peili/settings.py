@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from peili.follow.settings import FollowSettings
 from peili.http.message import SocketAddress
 from peili.members.secret_file import SecretFile, read_secrets
 from peili.members.secrets import InvalidSecret
-from peili.oci.reference import InvalidReference, check_registry
+from peili.oci.upstream import InvalidUpstream, parse_upstream
 from peili.registry.clients import Network
 from peili.registry.credentials import Credentials, InvalidCredentials
 from peili.routing.bootstrap import Source
@@ -29,8 +28,6 @@ _LONGEST_DURATION = 24 * 3600.0
 _MAXIMUM_FILTER_LENGTH = 1024
 _MOST_UPLOADS = 100_000
 _MAXIMUM_CREDENTIALS_SIZE = 4096
-# Names under which people know Docker's registry; containerd asks for all of them as docker.io.
-_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 _ZONE = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?", re.ASCII)
 
 
@@ -173,20 +170,10 @@ def parse_max_uploads(text: str) -> int:
 
 def parse_mirrored_registry(text: str) -> str:
     """An upstream registry by URL or by host[:port], as containerd's `ns` names it; raise InvalidSetting."""
-    host = text
-    if "://" in text:
-        try:
-            parts = urlsplit(text)
-        except ValueError as error:
-            raise InvalidSetting(f"not a URL: {error}") from error
-        if parts.scheme not in ("http", "https") or parts.path not in ("", "/") or parts.query or parts.fragment:
-            raise InvalidSetting("write the registry's URL without a path, as https://ghcr.io")
-        host = parts.netloc
     try:
-        registry = check_registry(host)
-    except InvalidReference as error:
-        raise InvalidSetting(f"{error}; write the registry's URL, as https://ghcr.io") from error
-    return "docker.io" if registry in _DOCKER_HUB else registry
+        return parse_upstream(text).host
+    except InvalidUpstream as error:
+        raise InvalidSetting(str(error)) from error
 
 
 def parse_filter(text: str) -> re.Pattern[str]:

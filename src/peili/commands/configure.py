@@ -35,7 +35,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
     "mirrored_registries",
     multiple=True,
     metavar="URL",
-    help="An upstream registry to mirror, as https://ghcr.io; repeatable. None: all.",
+    help="An upstream registry to mirror, as https://ghcr.io or ghcr.io; repeatable. None: all.",
 )
 @option(
     "--prepend-existing/--no-prepend-existing",

@@ -99,7 +99,7 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     "--mirrored-registry",
     type=Parsed("URL", parse_mirrored_registry),
     multiple=True,
-    help="An upstream registry to mirror, as https://ghcr.io; repeatable. None: all.",
+    help="An upstream registry to mirror, as https://ghcr.io or ghcr.io; repeatable. None: all.",
 )
 @option(
     "--filter",

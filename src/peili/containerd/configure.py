@@ -35,7 +35,6 @@ from peili.containerd.configure_settings import (
     DEFAULT,
     ConfigureSettings,
     InvalidConfigureSetting,
-    Registry,
     directory_name,
     is_registry_directory,
     mirror_hosts,
@@ -53,6 +52,7 @@ from peili.containerd.hosts_merge import (
     write_certificates,
 )
 from peili.containerd.reports import ConfigureReport, Problem
+from peili.oci.upstream import Upstream
 
 __all__ = ["ConfigureSettings", "InvalidConfigureSetting", "cleanup", "configure"]
 
@@ -126,7 +126,7 @@ class _Run:
         """The directories in which containerd may look, as they are now."""
         return sorted(entry.name for entry in self.root.iterdir() if is_registry_directory(entry.name))
 
-    def configure(self, named: tuple[Registry, ...]) -> ConfigureReport:
+    def configure(self, named: tuple[Upstream, ...]) -> ConfigureReport:
         remove_temporary(self.root)
         existing = self.names()
         wants = self._real([_Want(directory_name(registry.host, existing), registry.server) for registry in named])

@@ -12,14 +12,12 @@ from urllib.parse import SplitResult, urlsplit
 from peili.containerd.hosts import same_host
 from peili.containerd.hosts_merge import MirrorHost
 from peili.oci.reference import InvalidReference, check_registry
+from peili.oci.upstream import InvalidUpstream, Upstream, parse_upstream
 
 # containerd tries every host one after the other; more than a few make each miss slow.
 MAXIMUM_TARGETS = 16
 MAXIMUM_REGISTRIES = 256
 DEFAULT = "_default"
-# Docker's hub: images say docker.io, the registry answers elsewhere (containerd, docs/hosts.md).
-_DOCKER_HUB = "docker.io"
-_DOCKER_HUB_SERVER = "https://registry-1.docker.io"
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
 
 
@@ -32,7 +30,7 @@ class ConfigureSettings:
     """What `peili configure` is to do.
 
     `config_path` is the directory that containerd's registry config_path names. `mirror_targets` are URLs, this
-    node's Peili first, then further mirrors. `mirrored_registries` are URLs; none means every registry.
+    node's Peili first, then further mirrors. `mirrored_registries` are URLs or host[:port]; none means all.
     `basic_auth` is `user:password`; it is written for the first target and for others on the same host, never for
     foreign ones.
     """
@@ -44,27 +42,13 @@ class ConfigureSettings:
     basic_auth: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Registry:
-    """A registry by the name that images use (`host[:port]`), and the URL where it is reached."""
-
-    host: str
-    server: str
-
-
-def parse_registry(url: str) -> Registry:
-    """A mirrored registry's URL; raise InvalidConfigureSetting."""
-    name = "mirrored registry"
-    parts = _split(name, url)
-    if parts.path not in {"", "/"}:
-        raise InvalidConfigureSetting(
-            f"{name} {url!r}: a registry has no path; write https://host or http://host:port"
-        )
+def parse_registry(text: str) -> Upstream:
+    """A mirrored registry's URL or host[:port]; raise InvalidConfigureSetting, which names no password."""
     try:
-        host = check_registry(parts.netloc)
-    except InvalidReference as error:
-        raise InvalidConfigureSetting(f"{name} {url!r}: {error}") from error
-    return Registry(host, _DOCKER_HUB_SERVER if host == _DOCKER_HUB else f"{parts.scheme}://{host}")
+        return parse_upstream(text)
+    except InvalidUpstream as error:
+        shown = text.rpartition("@")[2]
+        raise InvalidConfigureSetting(f"mirrored registry {shown!r}: {error}") from error
 
 
 def parse_target(url: str) -> str:
@@ -123,11 +107,11 @@ def _authorization(basic_auth: str | None) -> str | None:
     return f"Basic {base64.b64encode(basic_auth.encode()).decode()}"
 
 
-def registries(settings: ConfigureSettings) -> tuple[Registry, ...]:
+def registries(settings: ConfigureSettings) -> tuple[Upstream, ...]:
     """The registries to mirror, each once, none for all; raise InvalidConfigureSetting."""
     if len(settings.mirrored_registries) > MAXIMUM_REGISTRIES:
         raise InvalidConfigureSetting(f"mirrored registries: at most {MAXIMUM_REGISTRIES}")
-    found: dict[str, Registry] = {}
+    found: dict[str, Upstream] = {}
     for url in settings.mirrored_registries:
         registry = parse_registry(url)
         if found.setdefault(registry.host, registry) != registry:

@@ -81,6 +81,13 @@ def test_registries_by_name_get_their_server(root: Path) -> None:
     assert not (root / "_default").exists()
 
 
+def test_dockers_hub_is_one_registry_by_all_its_names_and_a_scheme_may_be_left_out(root: Path) -> None:
+    good(run(root, "https://index.docker.io", "docker.io", "https://registry-1.docker.io", "ghcr.io"))
+    assert sorted(path.name for path in root.iterdir() if path.name != "_backup") == ["docker.io", "ghcr.io"]
+    assert read(root, "docker.io").data["server"] == "https://registry-1.docker.io"
+    assert read(root, "ghcr.io").data["server"] == "https://ghcr.io"
+
+
 @pytest.mark.parametrize("existing", ["registry_5000_", "registry:5000"])
 def test_the_directory_that_containerd_looks_at_is_written(root: Path, existing: str) -> None:
     (root / existing).mkdir()

@@ -167,11 +167,13 @@ def test_a_record_that_is_none(content: bytes) -> None:
         (("http://a:99999",), (), "port"),
         (("http://[",), (), "not a URL"),
         (("http://a\nb",), (), "not a URL"),
-        ((OURS,), ("docker.io",), "mirrored registry 'docker.io' is not a URL"),
-        ((OURS,), ("https://docker.io/library",), "no path"),
-        ((OURS,), ("https://a_b/../c",), "no path"),
+        ((OURS,), ("ftp://r",), "mirrored registry 'ftp://r': not a registry's URL"),
+        ((OURS,), ("https://u:p@r",), "mirrored registry 'r': no user or password"),
+        ((OURS,), ("https://docker.io/library",), "without a path"),
+        ((OURS,), ("https://a_b/../c",), "without a path"),
         ((OURS,), ("https://..",), "not a registry"),
         ((OURS,), ("https://r", "http://r"), "named twice"),
+        ((OURS,), ("r", "http://r"), "named twice"),
     ],
 )
 def test_wrong_settings_name_themselves(
