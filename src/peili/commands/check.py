@@ -55,6 +55,7 @@ _NAME_WIDTH = 24
     help="What hosts.toml should name first; repeatable. None: what `peili configure` wrote.",
 )
 @option("--registry-address", type=_ADDRESS, default="127.0.0.1:5000", help="Where this node's Peili answers.")
+@option("--router-address", type=_ADDRESS, default="127.0.0.1:5001", help="Where this node's router listens.")
 @option("--operations-address", type=_ADDRESS, default="127.0.0.1:9090", help="Where /readyz is.")
 @option(
     "--basic-auth-file",
@@ -75,6 +76,7 @@ def check(
     containerd_config_file: Path,
     mirror_targets: tuple[str, ...],
     registry_address: SocketAddress,
+    router_address: SocketAddress,
     operations_address: SocketAddress,
     basic_auth_file: Path | None,
     cluster_secret_file: Path | None,
@@ -98,6 +100,7 @@ def check(
         content_path=containerd_content_path,
         mirror_targets=mirror_targets,
         registry_address=str(registry_address),
+        router_address=str(router_address),
         operations_address=str(operations_address),
         has_basic_auth=basic_auth_file is not None,
         secret=_secret(cluster_secret_file) if cluster_secret_file is not None else None,

@@ -26,6 +26,7 @@ from peili.containerd.findings import (
 from peili.containerd.hosts import MAXIMUM_HOSTS_FILE_SIZE, InvalidHostsFile, parse_hosts, same_host
 from peili.containerd.registry_fact import CALL_SECONDS, ask_cri, read_config
 from peili.containerd.reports import Problem
+from peili.libp2p.multistream import HEADER, encode_line
 
 __all__ = ["CheckSettings", "Finding", "Level", "check"]
 
@@ -48,6 +49,7 @@ class CheckSettings:
     content_path: Path | None = None
     mirror_targets: tuple[str, ...] = ()
     registry_address: str | None = None
+    router_address: str | None = None
     operations_address: str | None = None
     has_basic_auth: bool = False
     secret: PlaceFact | None = None
@@ -73,10 +75,11 @@ async def collect(settings: CheckSettings) -> Facts:
         await trio.to_thread.run_sync(content_fact, settings.content_path or content),
         await trio.to_thread.run_sync(_targets, settings),
         await trio.to_thread.run_sync(_hosts, settings.config_path),
-        await _port(settings.registry_address, "/v2/", frozenset({200, 403})),
-        await _port(settings.operations_address, "/readyz", frozenset({200, 503})),
+        await _http_port(settings.registry_address, "/v2/", frozenset({200, 403})),
+        await _http_port(settings.operations_address, "/readyz", frozenset({200, 503})),
         settings.has_basic_auth,
         settings.secret,
+        await _router_port(settings.router_address),
     )
 
 
@@ -167,26 +170,45 @@ def _host_file(root: Path, name: str) -> HostsFact:
     return HostsFact(path, content is not None, hosts)
 
 
-async def _port(address: str | None, path: str, ours: frozenset[int]) -> PlaceFact | None:
+async def _http_port(address: str | None, path: str, ours: frozenset[int]) -> PlaceFact | None:
     """Whether Peili answers here, or nothing, or something else."""
     if address is None:
         return None
+    answer = await _say(address, f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+    return answer if isinstance(answer, PlaceFact) else judge_answer(address, path, answer, ours)
+
+
+async def _router_port(address: str | None) -> PlaceFact | None:
+    """Whether a router answers here: both sides of libp2p begin with the same line, whoever the peers are."""
+    if address is None:
+        return None
+    greeting = encode_line(HEADER)
+    answer = await _say(address, greeting, len(greeting))
+    if isinstance(answer, PlaceFact):
+        return answer
+    if answer != greeting:
+        return PlaceFact(address, State.OTHER, "another program has this port; it does not speak libp2p")
+    return PlaceFact(address, State.GOOD)
+
+
+async def _say(address: str, words: bytes, enough: int = MAXIMUM_ANSWER) -> bytes | PlaceFact:
+    """The first `enough` bytes of what is answered here, or what keeps us from it."""
     host, _, port = address.rpartition(":")
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host.strip("[]"), host.strip("[]"))
     answer = b""
     with trio.move_on_after(CALL_SECONDS):
         try:
             async with await trio.open_tcp_stream(host, int(port)) as stream:
-                await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
-                while len(answer) < MAXIMUM_ANSWER and (part := await stream.receive_some(MAXIMUM_ANSWER)):
+                await stream.send_all(words)
+                while len(answer) < enough and (part := await stream.receive_some(enough - len(answer))):
                     answer += part
         except ValueError:
             return PlaceFact(address, State.OTHER, "it is not of the form host:port")
         except (OSError, trio.BrokenResourceError) as error:
             if _is_refused(error):
                 return PlaceFact(address, State.MISSING)
-            return PlaceFact(address, State.OTHER, f"no answer to HTTP ({error})")
-    return judge_answer(address, path, answer, ours)
+            return PlaceFact(address, State.OTHER, f"no answer ({error})")
+    return answer
 
 
 def _is_refused(error: BaseException) -> bool:

@@ -97,6 +97,7 @@ class Facts:
     operations_port: PlaceFact | None = None
     has_basic_auth: bool = False
     secret: PlaceFact | None = None  # the cluster secret's file, where one is named
+    router_port: PlaceFact | None = None
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -110,6 +111,7 @@ def findings(facts: Facts) -> list[Finding]:
         _content(facts.content),
         *_hosts(facts.hosts, facts.targets, facts.configured_path),
         *([_port("registry port", facts.registry_port)] if facts.registry_port else []),
+        *([_port("router port", facts.router_port)] if facts.router_port else []),
         *([_port("operations port", facts.operations_port)] if facts.operations_port else []),
         *([_readers(facts, facts.registry_port.where)] if facts.registry_port else []),
         *([_secret(facts.secret)] if facts.secret or facts.registry_port else []),

@@ -16,7 +16,9 @@ from peili.containerd.plugin_settings import (
     read_plugin_settings,
 )
 from peili.containerd.registry_fact import registry_from_cri
+from peili.routing.kademlia import KademliaRouter, KademliaSettings
 from tests.fakes.containerd_process import binaries, binary_id, running
+from tests.fakes.routers import port_of
 
 OURS = "http://127.0.0.1:5000"
 MAIN = Path("/etc/containerd/config.toml")
@@ -177,6 +179,28 @@ async def test_a_port_that_another_program_has(tmp_path: Path) -> None:
     assert facts.registry_port.state is State.OTHER
     assert facts.operations_port.state is State.GOOD
     assert "not ready" in facts.operations_port.detail
+
+
+async def test_the_routers_port(tmp_path: Path) -> None:
+    async def state_at(port: int) -> State:
+        address = f"127.0.0.1:{port}"
+        facts = await collect(CheckSettings(tmp_path / "c.sock", tmp_path, router_address=address))
+        assert facts.router_port is not None
+        return facts.router_port.state
+
+    async def parrot(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"SSH-2.0-OpenSSH\r\n")
+        await stream.receive_some(4096)
+
+    async with trio.open_nursery() as nursery:
+        router = KademliaRouter(KademliaSettings("127.0.0.1", 0))
+        await nursery.start(router.run)
+        assert await state_at(port_of(router)) is State.GOOD
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, parrot, [listener])
+        assert await state_at(listener.socket.getsockname()[1]) is State.OTHER
+        nursery.cancel_scope.cancel()
+    assert await state_at(1) is State.MISSING
 
 
 @pytest.mark.containerd

@@ -34,6 +34,7 @@ GOOD = Facts(
     PlaceFact("0.0.0.0:9090", State.MISSING),
     True,
     PlaceFact("/secret", State.GOOD),
+    PlaceFact("0.0.0.0:5001", State.GOOD),
 )
 
 
@@ -58,6 +59,7 @@ def test_whatever_is_wrong_says_what_to_do() -> None:
         (),
         PlaceFact("0.0.0.0:5000", State.OTHER, "another program"),
         PlaceFact("0.0.0.0:9090", State.OTHER, "another program"),
+        router_port=PlaceFact("0.0.0.0:5001", State.OTHER, "another program"),
     )
     assert [(finding.name, finding.level) for finding in findings(bad)] == [
         ("socket", Level.FAIL),
@@ -67,6 +69,7 @@ def test_whatever_is_wrong_says_what_to_do() -> None:
         ("content", Level.WARN),
         ("hosts.toml", Level.FAIL),
         ("registry port", Level.FAIL),
+        ("router port", Level.FAIL),
         ("operations port", Level.FAIL),
         ("access", Level.WARN),
         ("cluster secret", Level.WARN),
@@ -196,7 +199,7 @@ def test_ports() -> None:
         == "warn"
     )
     assert one(replace(GOOD, registry_port=PlaceFact("x:1", State.OTHER, "taken")), "registry port").level == "fail"
-    without = replace(GOOD, registry_port=None, operations_port=None, secret=None)
+    without = replace(GOOD, registry_port=None, operations_port=None, router_port=None, secret=None)
     assert [f.name for f in findings(without)][-1] == "hosts.toml"
 
 
