@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -357,7 +358,8 @@ async def _listening(address: SocketAddress, setting: str) -> AsyncIterator[Sequ
 
 
 def _port_problem(address: SocketAddress, setting: str, error: OSError) -> str:
-    what = error.strerror or str(error)
+    # The system's words alone: whoever raised this has named the address as well.
+    what = os.strerror(error.errno) if error.errno else str(error)
     return (
         f"cannot listen on {address}: {what}. Another program may hold the port (`ss -ltnp`), or the address "
         f"is not one of this node; change {setting}"
