@@ -11,6 +11,7 @@ from peili.routing.bootstrap import InvalidBootstrap
 from peili.settings import InvalidSetting
 
 _T = TypeVar("_T")
+_SEPARATED = "Several in the variable are separated by spaces, not commas."
 
 
 class Parsed(click.ParamType[_T], Generic[_T]):
@@ -33,8 +34,10 @@ class Parsed(click.ParamType[_T], Generic[_T]):
 def option(flag: str, *name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """An option with its environment variable: `--stall-timeout` is PEILI_STALL_TIMEOUT.
 
-    The values of a repeatable option are separated by white space in the variable.
+    The values of a repeatable option are separated by white space in the variable, and its help says so.
     """
     variable = flag.partition("/")[0].removeprefix("--").replace("-", "_").upper()
     attributes.setdefault("show_default", True)
+    if attributes.get("multiple"):
+        attributes["help"] = f"{attributes['help']} {_SEPARATED}"
     return click.option(flag, *name, envvar=f"PEILI_{variable}", show_envvar=True, **attributes)

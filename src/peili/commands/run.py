@@ -106,7 +106,8 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
     "filters",
     type=Parsed("REGEX", parse_filter),
     multiple=True,
-    help="References (registry/repository:tag or …@digest) that match are left alone; repeatable.",
+    help="References (registry/repository:tag or …@digest) that match are left alone; repeatable. A comma belongs "
+    "to the expression: a,b is one that no reference matches.",
 )
 @option("--resolve-tags/--no-resolve-tags", default=True, help="Answer tags, or leave all of them to upstream.")
 @option(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from peili.cli import main
+from peili.commands.options import option
 from peili.http.message import SocketAddress
 from peili.settings import (
     InvalidSetting,
@@ -108,6 +110,23 @@ def test_a_wrong_variable_is_named_as_well() -> None:
     output = run(env={"PEILI_REGISTRY_ADDRESS": "nowhere"})
     for part in ("PEILI_REGISTRY_ADDRESS", "'nowhere'", "0.0.0.0:5000"):
         assert part in output
+
+
+def test_repeatable_settings_are_separated_by_white_space_and_their_help_says_so() -> None:
+    seen: list[tuple[str, ...]] = []
+
+    @click.command()
+    @option("--filter", "filters", multiple=True, help="Some.")
+    def command(filters: tuple[str, ...]) -> None:
+        seen.append(filters)
+
+    for value in ("a b", "a\nb", "a,b"):
+        assert CliRunner().invoke(command, env={"PEILI_FILTER": value}).exit_code == 0
+    assert seen == [("a", "b"), ("a", "b"), ("a,b",)]
+    for name in ("run", "configure", "check"):
+        for parameter in main.commands[name].params:
+            if isinstance(parameter, click.Option) and parameter.multiple:
+                assert "separated by spaces, not commas" in (parameter.help or ""), parameter.name
 
 
 @pytest.mark.parametrize(
