@@ -17,6 +17,37 @@
 {{- if and (not $v.bootstrap.dns) (not $v.bootstrap.extra) -}}
 {{- fail "bootstrap: with dns off and no extra source no node would find a peer" -}}
 {{- end -}}
+{{- range $value := list "resolveTimeout" "stallTimeout" "gracePeriod" "manifestWait" -}}
+{{- $text := get $v $value -}}
+{{- $seconds := mulf (regexFind "^[0-9.]+" $text | float64) (include "peili.unit" $text | float64) -}}
+{{- if or (lt $seconds 0.001) (gt $seconds 86400.0) -}}
+{{- fail (printf "%s %s: a duration lies between 1ms and 24h" $value $text) -}}
+{{- end -}}
+{{- end -}}
+{{- range $value := list "clientNetworks" "peerNetworks" -}}
+{{- range get $v $value -}}
+{{- if include "peili.hostBits" . -}}
+{{- fail (printf "%s %s: this is an address in a network; write the network's own address before the slash" $value .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $v.bootstrap.extra -}}
+{{- if and (hasPrefix "dns:" .) (gt (len .) 257) -}}
+{{- fail (printf "bootstrap.extra %s: a DNS name has at most 253 characters" .) -}}
+{{- end -}}
+{{- end -}}
+{{- $hosts := list -}}
+{{- range $v.mirroredRegistries -}}
+{{- $hosts = append $hosts (regexReplaceAll "^https?://" . "" | trimSuffix "/" | lower) -}}
+{{- end -}}
+{{- if ne (len $hosts) (len (uniq $hosts)) -}}
+{{- fail (printf "mirroredRegistries: a registry is named twice in %s" (join ", " $v.mirroredRegistries)) -}}
+{{- end -}}
+{{- range $v.filters -}}
+{{- if include "peili.badFilter" . -}}
+{{- fail (printf "filters %s: not a regular expression of Python's re" .) -}}
+{{- end -}}
+{{- end -}}
 {{- $socket := dir $v.containerd.socket -}}
 {{- if or (eq $socket "/") (eq $socket "/run") (eq $socket "/var/run") -}}
 {{- fail (printf "containerd.socket %s: its directory is mounted into the pod, and %s is too much for that" $v.containerd.socket $socket) -}}
@@ -45,5 +76,50 @@
 {{- end -}}
 {{- if and $v.basicAuth.enabled (not $v.basicAuth.existingSecret) (not $v.basicAuth.username) -}}
 {{- fail "basicAuth.username is empty: name a user, or an existingSecret" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+Not empty where bits of a network's address are set behind its prefix, which the program refuses.
+Octet by octet, or group by group: those of its bits that the prefix leaves have to be 0.
+*/ -}}
+{{- define "peili.hostBits" -}}
+{{- $address := regexReplaceAll "/.*$" . "" -}}
+{{- $left := regexFind "[0-9]+$" . | int -}}
+{{- $groups := list -}}
+{{- $width := 8 -}}
+{{- if contains ":" $address -}}
+{{- $width = 16 -}}
+{{- $halves := splitList "::" $address -}}
+{{- $before := compact (splitList ":" (first $halves)) -}}
+{{- $after := list -}}
+{{- if eq (len $halves) 2 -}}{{- $after = compact (splitList ":" (last $halves)) -}}{{- end -}}
+{{- $zeros := list -}}
+{{- range until (int (sub 8 (add (len $before) (len $after)))) -}}{{- $zeros = append $zeros "0" -}}{{- end -}}
+{{- range concat $before $zeros $after -}}{{- $groups = append $groups (int (printf "0x%s" .)) -}}{{- end -}}
+{{- else -}}
+{{- range splitList "." $address -}}{{- $groups = append $groups (int .) -}}{{- end -}}
+{{- end -}}
+{{- range $groups -}}
+{{- $size := 1 -}}
+{{- range until (int (sub $width (max 0 (min $width $left)))) -}}{{- $size = mul $size 2 -}}{{- end -}}
+{{- if mod . $size -}}bits{{- end -}}
+{{- $left = sub $left $width | int -}}
+{{- end -}}
+{{- end -}}
+
+{{- /*
+Not empty for what is certainly no regular expression of Python's. Helm has Go's: what Python alone knows, as a look
+ahead, is left to the program, which says so in the pod's log.
+*/ -}}
+{{- define "peili.badFilter" -}}
+{{- $rest := regexReplaceAll "\\\\\\\\" . "" -}}
+{{- $python := regexMatch "[(][?]|\\\\[0-9AZxuUN]|[*+?}][+]|[{]" $rest -}}
+{{- if regexMatch "\\\\([CE-MO-RTVXYceg-mo-qyz]|$)" $rest -}}
+escape
+{{- else if regexMatch "[(][?](<[A-Za-z_]|[a-zA-Z]*U)" $rest -}}
+group
+{{- else if and (not $python) (not (regexMatch (printf "^|(?:%s)" .) "")) -}}
+syntax
 {{- end -}}
 {{- end -}}

@@ -74,9 +74,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- /* A duration of the settings in whole seconds, rounded up. */ -}}
 {{- define "peili.seconds" -}}
 {{- $number := regexFind "^[0-9.]+" . | float64 -}}
-{{- $unit := regexFind "[a-z]+$" . -}}
-{{- $factor := index (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0) $unit -}}
-{{- mulf $number $factor | ceil | int -}}
+{{- mulf $number (include "peili.unit" . | float64) | ceil | int -}}
+{{- end -}}
+
+{{- /* What a duration's unit is in seconds. */ -}}
+{{- define "peili.unit" -}}
+{{- index (dict "ms" 0.001 "s" 1.0 "m" 60.0 "h" 3600.0) (regexFind "[a-z]+$" .) -}}
 {{- end -}}
 
 {{- /* A quantity of memory in bytes. */ -}}
