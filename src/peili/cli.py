@@ -10,7 +10,7 @@ from peili.commands.demo import demo
 from peili.commands.explain import explain
 from peili.commands.run import run
 from peili.commands.status import status
-from peili.version import VERSION
+from peili.commands.version import version
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -18,11 +18,6 @@ def main() -> None:
     """Peili: the image mirror that a Kubernetes cluster carries in itself."""
 
 
-@main.command()
-def version() -> None:
-    """Print the version."""
-    click.echo(f"peili {VERSION}")
-
-
-for command in (run, configure, cleanup, check, status, explain, demo):
+# All but two print --json as well: the log of `run` is JSON, and `demo` is a story to look at.
+for command in (run, configure, cleanup, check, status, explain, version, demo):
     main.add_command(command)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -30,21 +32,42 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
     help="The operations endpoint of the node to ask.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the node's JSON document.")
-@click.option("--watch", is_flag=True, help="Show it anew every two seconds, until Ctrl-C.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show it anew every two seconds, until Ctrl-C, also while the node is away; --json: one document a line.",
+)
 def status(operations_address: SocketAddress, as_json: bool, watch: bool) -> None:
     """Show a running node's peers, keys, latest requests, and where their bytes came from.
 
     Leaves with status 0 when the node is ready, 1 when it is not, 2 when it cannot be asked.
     """
-    while watch:
-        document = fetch_status(operations_address)
-        click.clear()
-        click.echo("\n".join(render(document)))
-        time.sleep(_WATCH_INTERVAL)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            _watch(operations_address, as_json=as_json)
+        return
     document = fetch_status(operations_address)
     click.echo(json.dumps(document) if as_json else "\n".join(render(document)))
     if not document["ready"]:
         raise SystemExit(1)
+
+
+def _watch(address: SocketAddress, *, as_json: bool) -> None:
+    """A node that restarts is what one watches for: no answer is shown like one, and asked for again."""
+    while True:
+        try:
+            document = read_node(address, "/status", "ready")
+            lines = [json.dumps(document)] if as_json else render(document)
+        except NoAnswer as error:
+            lines = [json.dumps({"problem": str(error)}) if as_json else click.style(str(error), fg="red")]
+        if not as_json:
+            click.clear()
+        click.echo("\n".join(lines))
+        time.sleep(_WATCH_INTERVAL)
+
+
+class NoAnswer(Exception):
+    """No Peili answers; the text says where, why, and what to look at."""
 
 
 def fetch_status(address: SocketAddress) -> dict[str, Any]:
@@ -54,6 +77,15 @@ def fetch_status(address: SocketAddress) -> dict[str, Any]:
 
 def ask_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
     """A JSON document of the operations endpoint that has this field; leave with status 2 where there is none."""
+    try:
+        return read_node(address, target, field)
+    except NoAnswer as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(2) from error
+
+
+def read_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
+    """A JSON document of the operations endpoint that has this field; raise NoAnswer."""
     host = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(address.host, address.host)
     url = f"http://{SocketAddress(host, address.port)}{target}"
     try:
@@ -61,12 +93,10 @@ def ask_node(address: SocketAddress, target: str, field: str) -> dict[str, Any]:
             document = json.loads(answer.read(_MAXIMUM_STATUS_SIZE))
         if not isinstance(document, dict) or field not in document:
             raise ValueError("the answer is not Peili's")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        click.echo(
-            f"no Peili answers at {url}: {reason}. Is it running, and is this its --operations-address?", err=True
-        )
-        raise SystemExit(2) from error
+        text = f"no Peili answers at {url}: {reason}. Is it running, and is this its --operations-address?"
+        raise NoAnswer(text) from error
     return document
 
 
