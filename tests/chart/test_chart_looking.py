@@ -99,8 +99,8 @@ def test_check_finds_everything_where_the_chart_mounts_it(chart: Chart, name: st
     # containerd alone is not there, and nobody listens at the ports.
     assert {one for one, finding in found.items() if finding["level"] == "fail"} == {"socket"}
     assert found["config_path"]["level"] == found["hosts.toml"]["level"] == "ok"
-    assert "127.0.0.1:29500" not in found["registry port"]["what"]
-    assert "[::]:29500 is free" in found["registry port"]["what"]
+    for port, number in (("registry port", 29500), ("router port", 29501), ("operations port", 29502)):
+        assert f"[::]:{number} is free" in found[port]["what"]
     assert found["cluster secret"]["level"] == ("warn" if name == "no secret" else "ok")
     if name == "no secret":
         assert "everyone who reaches this node" in found["access"]["what"]
