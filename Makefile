@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: dist image demo test bench check unit fuzz lock clean
+.PHONY: dist image chart demo test bench check unit fuzz lock clean
 
 $(VENV)/.run: requirements/run.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +43,10 @@ dist: $(VENV)/.test  ## wheel and sdist, into dist/
 
 image: $(VENV)/.test  ## the container image, without an image registry; as root, with Debian's mmdebstrap
 	$(BIN)/python deploy/build_image.py
+
+chart:  ## the chart's package, into dist/, with the helm of the tests or your own
+	$(PYTHON) tests/chart/install.py
+	PATH="$${PEILI_TEST_CACHE:-/var/cache/peili-test}/bin:$$PATH" helm package charts/peili --destination dist
 
 fuzz: $(VENV)/.test  ## every parser and state machine for long: FUZZ times as many examples as `make test`
 	PEILI_FUZZ=$(or $(FUZZ),50) $(BIN)/pytest tests/properties -x

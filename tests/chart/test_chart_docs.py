@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from peili.cli import main
-from tests.chart.rendering import Chart, Object, load_all
+from tests.chart.rendering import CHART, Chart, Object, load_all
 from tests.chart.schemas import validate, versions
 
 TEXT = (Path(__file__).parents[2] / "docs/installation.md").read_text()
@@ -75,3 +75,17 @@ def test_every_alert_of_the_chart_is_in_the_document(chart: Chart) -> None:
     (group,) = chart.render({"prometheusRule": {"enabled": True}}).one("PrometheusRule")["spec"]["groups"]
     metrics = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
     assert set(re.findall(r"Peili[A-Z]\w+", metrics)) == {rule["alert"] for rule in group["rules"]}
+
+
+def test_the_table_of_settings_names_the_values_of_the_chart(yaml_reader: None) -> None:
+    operations = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    rows = re.findall(r"^\| (`--[^|]*) \| ([^|]*) \| ", operations, re.M)
+    assert len(rows) > 12
+    (values,) = load_all((CHART / "values.yaml").read_text())
+    flags = {option for parameter in main.commands["run"].params for option in parameter.opts}
+    for settings, named in rows:
+        assert set(re.findall(r"`(--[a-z-]+)`", settings)) <= flags
+        for path in re.findall(r"`([A-Za-z.]+)`", named):
+            below = values
+            for part in path.split("."):
+                below = below[part]

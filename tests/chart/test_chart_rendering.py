@@ -261,6 +261,8 @@ def test_containerds_socket_is_reached_after_a_restart_of_containerd(chart: Char
     ]
     assert mount["mountPath"] == "/run/containerd"  # not the socket itself, which is made anew
     assert mount["mountPropagation"] == "HostToContainer"
+    private = chart.render({"containerd": {"mountPropagation": "None"}}).container("peili")
+    assert {one.get("mountPropagation") for one in private["volumeMounts"]} == {None, "None"}
 
 
 def secret_of(rendered: Rendered) -> dict[str, str]:
