@@ -72,6 +72,10 @@ class Poison:
         if pull is not None:
             pull.complete = True
 
+    def interrupted(self, key: bytes) -> None:
+        """The pull ended before containerd had all bytes: it has judged nothing, and nobody is to blame."""
+        self._pulls.pop(key, None)
+
     def committed(self, key: bytes) -> None:
         """containerd verified the bytes: nobody is to blame."""
         self._pulls.pop(key, None)

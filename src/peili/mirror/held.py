@@ -104,6 +104,8 @@ class HeldResponse:
             if self._stream is not None:
                 await self._stream.response.aclose()
         if self._gone is not None:
+            if self._sink is None or self._sink.remaining:
+                self._tree.poison.interrupted(self._key)  # whoever leaves in the middle has judged nothing
             raise self._gone
         return self._ending
 
@@ -280,8 +282,7 @@ class HeldResponse:
             self._gone = error
         finally:
             moved = before - self._sink.remaining
-            # A source whose reader left in the middle has shown nothing, unless its bytes are unverified anyway.
-            if moved and self._received and (self._gone is None or not stream.committed):
+            if moved and self._received:
                 self._tree.poison.relayed(self._key, peer_id, trio.current_time(), committed=stream.committed)
             if not stream.committed:
                 self._tree.observer.followed_bytes(moved)

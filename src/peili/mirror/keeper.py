@@ -164,9 +164,14 @@ class Keeper:
             with scope:
                 with blob:
                     outcome = await _Watch(self, digest, blob, leading=leading).run()
+                    whole = blob.size() >= blob.total
                 if outcome is Outcome.COMMITTED:
                     self._poison.committed(key)
+                elif outcome is Outcome.VANISHED and not whole:
+                    # Upstream broke off, or the pull was cancelled.
+                    self._poison.interrupted(key)
                 elif outcome is Outcome.VANISHED:
+                    self._poison.completed(key)  # whoever sent the last of it
                     blamed = self._poison.vanished(key, trio.current_time())
                     if blamed:
                         self._observer.thrown_away(digest, [source.hex() for source in blamed])

@@ -29,9 +29,10 @@ class FakeBlob:
     def __init__(self) -> None:
         self.closed = False
         self.gone = False
+        self.written = 0
 
     def size(self) -> int:
-        return 0
+        return self.written
 
     def ended(self) -> bool:
         return False
@@ -89,13 +90,13 @@ class Silent:
         return lambda *_: None
 
 
-def keeper_of(store: FakeStore, coordination: FakeCoordination) -> Keeper:
+def keeper_of(store: FakeStore, coordination: FakeCoordination, poison: Poison | None = None) -> Keeper:
     settings = FollowSettings()
     return Keeper(
         cast(Store, store),
         cast(Coordination, coordination),
         settings,
-        Poison(),
+        poison or Poison(),
         Slots(settings),
         Silent(),
     )
@@ -141,3 +142,22 @@ async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
     assert all(blob.closed for blob in store.blobs)
+
+
+@pytest.mark.parametrize("written", [99, 100])
+async def test_only_who_sent_all_that_containerd_wanted_is_judged(autojump_clock: MockClock, written: int) -> None:
+    """Upstream gave the rest of what a peer began, or broke off: then containerd has not looked at the bytes."""
+    store, poison, key = FakeStore(written=True), Poison(), follow_key(DIGEST)
+    keeper = keeper_of(store, FakeCoordination(), poison)
+    poison.relayed(key, b"peer", 0.0, committed=False)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        keeper.lead(DIGEST)
+        store.blobs[0].written = written
+        await trio.sleep(1)
+        store.blobs[0].gone = True
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+
+    banned = poison.asked(key, 0, trio.current_time())
+    assert banned == ({b"peer"} if written == FakeBlob.total else frozenset())
