@@ -128,6 +128,15 @@ class ImageNode(Node):
         self.group = ""  # of the container that was started last, below /sys/fs/cgroup
         self._count = 0
 
+    @property
+    def of_containerd(self) -> list[str]:
+        """The flags that say where this node's containerd is and what it reads."""
+        return [
+            f"--containerd-socket={self.containerd.socket}",
+            f"--containerd-config-path={self.containerd.hosts}",
+            f"--containerd-config-file={self.containerd.configuration}",
+        ]
+
     def import_image(self) -> None:
         """Bring the image into containerd's store and unpack it."""
         self.runs.ctr("images", "import", str(image().path))
@@ -139,7 +148,9 @@ class ImageNode(Node):
         hosts = "rw" if writable else "ro"
         mounts = [(self.runs.hosts, hosts)]
         if not writable:
-            # The directory and not the socket: containerd makes a new socket when it starts again.
+            # The directory and not the socket: containerd makes a new socket when it starts again. That of its
+            # configuration holds all others here, as /etc/containerd holds certs.d: it comes first.
+            mounts.insert(0, (self.runs.configuration.parent, "ro"))
             mounts += [(self.runs.run_directory, "ro"), (self.runs.content, "ro")]
         options = ["--rm", "--read-only", "--net-host", "--seccomp", f"--memory-limit={MEMORY_LIMIT}"]
         self.group = f"{self.namespace.name}/{identity}"
@@ -175,7 +186,7 @@ class ImageNode(Node):
             f"--operations-address=0.0.0.0:{OPERATIONS_PORT}",
             f"--advertise-address={self.namespace.address}",
             f"--bootstrap={self.bootstrap}",
-            f"--containerd-socket={self.containerd.socket}",
+            *self.of_containerd,
             "--log-level=debug",
         ]
         self._stopping = False

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from deploy import build_image
 
 from peili.version import VERSION
 from tests.image import in_containerd
@@ -98,6 +99,24 @@ def test_every_module_of_peili_finds_what_it_imports(nodes: list[ImageNode]) -> 
     assert int(nodes[0].run("-c", IMPORT_ALL, program=PYTHON)) > 50
 
 
+def test_the_scripts_of_the_chart_find_what_they_import(nodes: list[ImageNode]) -> None:
+    """Those of the clean-up: what they do is tested elsewhere; here, that the image has their modules."""
+
+    def script(name: str) -> str:
+        return (build_image.ROOT / "charts/peili/files" / name).read_text()
+
+    def run(text: str, *arguments: str) -> str:
+        return nodes[0].run("-c", text, *arguments, program=("python3",))
+
+    assert run(script("forget_identity.py"), "/nowhere") == ""
+    assert "cleaned up" in run(script("idle.py").replace("signal.sigwait(ENDS)", ""))
+    functions, guard, _ = script("wait_for_cleanup.py").partition("if __name__")
+    assert guard
+    status = {"observedGeneration": 1, "numberReady": 1, "desiredNumberScheduled": 2}
+    call = f"ssl.create_default_context()\nprint(progress({{'metadata': {{}}, 'status': {status}}}))"
+    assert run(functions + call) == "(1, 2)\n"
+
+
 def test_the_image_is_small() -> None:
     """As containerd unpacks it."""
     built = in_containerd.image()
@@ -111,11 +130,11 @@ def test_configure_writes_and_check_reads_through_the_mounts(nodes: list[ImageNo
     written = (node.containerd.hosts / "_default/hosts.toml").read_text()
     assert "http://127.0.0.1:5000" in written
 
-    words = [f"--containerd-socket={node.containerd.socket}", f"--containerd-config-path={node.containerd.hosts}"]
-    findings = json.loads(node.run("check", "--json", *words))
+    findings = json.loads(node.run("check", "--json", *node.of_containerd))
     levels = {finding["name"]: finding["level"] for finding in findings}
 
-    assert levels["socket"] == levels["version"] == levels["content"] == levels["hosts.toml"] == "ok"
+    looked_at = ("socket", "version", "content", "config_path", "hosts.toml")
+    assert {name: levels[name] for name in looked_at} == dict.fromkeys(looked_at, "ok")
 
 
 def test_configure_without_the_right_to_write_says_so(nodes: list[ImageNode]) -> None:

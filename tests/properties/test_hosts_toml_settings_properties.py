@@ -17,7 +17,7 @@ from peili.containerd.configure_settings import (
     parse_registry,
     registries,
 )
-from peili.containerd.findings import parse_version
+from peili.containerd.facts import parse_version
 from peili.containerd.plugin_settings import InvalidContainerdConfig, read_plugin_settings
 from tests.properties.effort import examples
 

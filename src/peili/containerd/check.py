@@ -12,6 +12,7 @@ from peili.containerd.backup import HOSTS_FILE, DamagedRecord, find_backup
 from peili.containerd.client import Client
 from peili.containerd.configure_settings import DEFAULT, is_registry_directory
 from peili.containerd.errors import ContainerdError, Failure
+from peili.containerd.facts import parse_version
 from peili.containerd.files import UnsafePath, explain, read_inside
 from peili.containerd.findings import (
     Facts,
@@ -21,7 +22,6 @@ from peili.containerd.findings import (
     PlaceFact,
     State,
     findings,
-    parse_version,
 )
 from peili.containerd.hosts import MAXIMUM_HOSTS_FILE_SIZE, InvalidHostsFile, parse_hosts, same_host
 from peili.containerd.registry_fact import CALL_SECONDS, ask_cri, read_config

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from peili.containerd.configure_settings import DEFAULT
+from peili.containerd.facts import RegistryFact, parse_version
 from peili.containerd.plugin_settings import CRI_PLUGIN, IMAGES_PLUGIN
 from peili.containerd.reports import Problem
 
-_VERSION = re.compile(r"v?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 _OLDEST = (1, 6, 0)
 _ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::", "[::]"})
 
@@ -52,24 +51,6 @@ class PlaceFact:
     where: str
     state: State
     detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryFact:
-    """containerd's registry settings. `source` says who told, empty where nobody could. None: not set or not told.
-
-    `section` is the plugin under which config_path belongs; `file` is where it is to be written. Not `complete`: a
-    file that is imported could not be read, and may say otherwise.
-    """
-
-    source: str
-    file: str
-    section: str
-    config_path: str | None = None
-    discard_unpacked_layers: bool | None = None
-    mirrors: bool = False
-    detail: str = ""
-    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +97,6 @@ def findings(facts: Facts) -> list[Finding]:
         *([_readers(facts, facts.registry_port.where)] if facts.registry_port else []),
         *([_secret(facts.secret)] if facts.secret or facts.registry_port else []),
     ]
-
-
-def parse_version(text: str) -> tuple[int, int, int] | None:
-    """The numbers of containerd's version (`1.6.20~ds1`, `v2.1.0`), or None."""
-    found = _VERSION.match(text)
-    return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
 
 def _socket(fact: PlaceFact) -> Finding:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import trio
 
-from peili.containerd.cri import Cri
 from peili.containerd.errors import ContainerdError
+from peili.containerd.facts import RegistryFact
 from peili.containerd.files import explain
-from peili.containerd.findings import RegistryFact
 from peili.containerd.plugin_settings import (
     CRI_PLUGIN,
     MAXIMUM_CONFIG_SIZE,
@@ -24,6 +23,8 @@ CALL_SECONDS = 5.0  # for each question to containerd
 
 async def ask_cri(socket: Path, file: str) -> RegistryFact | None:
     """containerd's own word (1.6 and 1.7); None where it does not tell. `file`: where it is to be changed."""
+    from peili.containerd.cri import Cri  # noqa: PLC0415 half a megabyte that a node with containerd 2.x spares
+
     with Cri(socket) as cri, trio.move_on_after(CALL_SECONDS):
         try:
             config = (await cri.status()).config()

@@ -14,11 +14,12 @@ import trio
 
 from peili.containerd.client import Client
 from peili.containerd.errors import ContainerdError
-from peili.containerd.findings import RegistryFact, parse_version
+from peili.containerd.facts import RegistryFact, parse_version
 from peili.containerd.registry_fact import CALL_SECONDS, ask_cri, read_config
 
 LOOK_EVERY: Final = 60.0  # seconds; containerd reads its configuration when it starts, which takes no longer to see
 LOOK_AGAIN: Final = 10.0  # seconds, while something is wrong or containerd does not answer
+_TELLS_NOTHING = (2, 0, 0)  # from here on the CRI keeps its registry settings to itself
 _LISTS_IGNORED = (2, 1, 0)  # from here on a list of directories is taken for one (containerd issue 12808)
 _LIST_BY_DEFAULT = (2, 2, 0)
 _NOT_KNOWN = (2, 3, 0)
@@ -76,7 +77,7 @@ class ContainerdSetup:
         if version is None:
             return False
         file = settings.config_file
-        fact = await ask_cri(settings.socket, str(file or "config.toml"))
+        fact = await ask_cri(settings.socket, str(file or "config.toml")) if version < _TELLS_NOTHING else None
         if fact is None and file is not None:
             fact = await trio.to_thread.run_sync(read_config, file, version)
         self._problem = certain_problem(fact, settings.config_path, version) if fact is not None else ""

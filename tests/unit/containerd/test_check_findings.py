@@ -5,16 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from peili.containerd.facts import RegistryFact, parse_version
 from peili.containerd.findings import (
     Facts,
     Finding,
     HostsFact,
     Level,
     PlaceFact,
-    RegistryFact,
     State,
     findings,
-    parse_version,
 )
 from peili.containerd.reports import Problem
 

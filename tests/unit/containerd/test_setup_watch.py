@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from peili.containerd.configure import ConfigureSettings, configure
-from peili.containerd.findings import RegistryFact
+from peili.containerd.facts import RegistryFact
 from peili.containerd.plugin_settings import CRI_PLUGIN, IMAGES_PLUGIN
 from peili.containerd.registry_fact import read_config
 from peili.containerd.setup import ContainerdSetup, SetupSettings, Version, certain_problem
