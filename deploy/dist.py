@@ -28,7 +28,9 @@ def build(target: Path, source: Path = ROOT) -> tuple[Path, Path]:
         copy_tracked(source, work / "tree")
         sdist = _call("build_sdist", work / "tree", work)
         with tarfile.open(sdist) as archive:
-            archive.extractall(work / "sdist", filter="data")
+            # Debian 12's Python 3.11.2 knows no filters yet; the archive is our own.
+            archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, path: member)
+            archive.extractall(work / "sdist")
         # What people build from the sdist is what we publish.
         wheel = _call("build_wheel", work / "sdist" / sdist.name.removesuffix(".tar.gz"), work)
         return _move(sdist, target), _move(wheel, target)
