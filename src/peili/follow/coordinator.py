@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from peili.follow.deputy import LOOK, is_left_to_senior
@@ -39,6 +40,7 @@ from peili.follow.swarm import LONGEST_INTERVAL, Entry, Role, Swarm
 SOURCES_NAMED: Final = 4  # in one answer
 _BURDEN_SECONDS: Final = 0.005  # that a node waits, per lead that it has, for another that would lead
 _LONGEST_BURDEN_WAIT: Final = 0.015
+_HERD: Final = 1.0  # seconds since somebody else's join, of whatever digest: then others may be about to want this
 _LONGEST_WAIT: Final = 0.25
 _CATCH_UP: Final = 1.5  # seconds: a lead that holds less is waited for that long
 _BETWEEN_MOVES: Final = 1.2  # seconds: two reports, and a backlog that shows
@@ -75,6 +77,8 @@ class Coordinator:
         self._swarms: OrderedDict[bytes, Swarm] = OrderedDict()
         self._of_peer: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
         self._joins = self._leads_granted = self._follows_granted = self._moves = 0
+        self._joined: tuple[bytes, float] = b"", -inf  # who joined last, of whatever digest, and when
+        self._joined_before: float = -inf  # when somebody else did
 
     def join(self, peer: Peer, join: Join, now: float, *, deputy: bool = False) -> Lead | Follow | Wait:
         """A node wants this digest. `peer.id` and `peer.host` are those of its connection.
@@ -82,6 +86,9 @@ class Coordinator:
         `deputy`: the other coordinator of the digest is closer to it.
         """
         self._joins += 1
+        if self._joined[0] != peer.id:
+            self._joined_before = self._joined[1]
+        self._joined = peer.id, now
         begins = join.key not in self._swarms and join.purpose is Purpose.FIRST and not join.offset
         swarm = self._swarm(join.key, join.total, now)
         if begins:  # as far as anybody can know, nobody fetched it before: there are no Renews to wait for
@@ -210,7 +217,8 @@ class Coordinator:
         if not leads and young:
             return self._wait(swarm, entry, 2 * _LOOK_AGAIN, now)
         if not leads:
-            wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT)
+            herd = now - self._joined_before < _HERD
+            wanted = min(join.burden * _BURDEN_SECONDS, _LONGEST_BURDEN_WAIT) if herd else 0.0
             left = entry.joined + wanted - now if join.purpose is Purpose.FIRST else 0.0
             return self._wait(swarm, entry, left, now) if left > 0 else self._grant(swarm, entry, now)
         useful = [lead for lead in leads if lead.peer.id not in join.excluded or self._has_begun(entry, lead, now)]

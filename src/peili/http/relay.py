@@ -1,26 +1,35 @@
 """From a peer's socket into a client's, inside the kernel: splice through a pipe (splice(2)).
 
-The stage is filled as far as it goes before anything is waited for, and what has left the source reaches the
-sink's socket before any failure of the source is told. So the caller can go on from another source at exactly
+The stage is filled as far as the sink has room before anything is waited for, and what has left the source reaches
+the sink's socket before any failure of the source is told. So the caller can go on from another source at exactly
 the byte that `moved` names.
+
+A reader that is slow, or has stopped, keeps no stage: nothing is taken for it that its socket has no room for, and
+the little that is left over is put into a buffer of that size.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from peili.http.errors import SourceEnded, SourceStalled
 from peili.http.source import Source
-from peili.http.stages import Stage, StagePool, Way
+from peili.http.stages import PutBy, Stage, StagePool, Way
 from peili.http.stall import LOW_WATER_PATIENCE, StallWatch, next_low_water
 from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
 
 # What splice says where these two descriptors cannot be spliced (splice(2)).
 _NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+# What is taken from the source though the sink has no room: only a writer that finds none makes the kernel enlarge
+# a socket's buffer (tcp_new_space).
+OVER_ROOM: Final = 16 * 1024
+# Seconds that a sink may take nothing before its stage is given to others.
+_HOLD: Final = 0.3
 
 
 class Relay:
@@ -36,7 +45,10 @@ class Relay:
         stall_timeout: float,
         write_timeout: float,
         pool: StagePool,
+        room: Callable[[], int],
     ) -> None:
+        """`room`: how many bytes the sink's socket takes now, about."""
+        self._room = room
         self._source = source
         self._sink = sink
         self._count = count
@@ -58,6 +70,8 @@ class Relay:
         try:
             await self._send_buffered()
             while self.moved < self._count:
+                if isinstance(self._stage, PutBy) and not self._pending:
+                    self._release()
                 self._fill()
                 if self._pending:
                     await self._drain()
@@ -84,9 +98,10 @@ class Relay:
             await send_all(self._sink, buffered, account, self._write_timeout)
 
     def _fill(self) -> None:
-        """Take what the source has, as far as the stage holds it."""
+        """Take what the source has, as far as the stage holds it, and the sink may take it."""
         taken = 0
-        while not self._ended and (wanted := self._count - self.moved - self._pending) > 0:
+        room = max(self._room() - self._pending, OVER_ROOM - self._pending)
+        while not self._ended and (wanted := min(self._count - self.moved - self._pending, room - taken)) > 0:
             if self._stage is None:
                 self._stage = self._pool.acquire(copying=self._copying)
             count = self._fill_once(self._stage, wanted)
@@ -125,7 +140,7 @@ class Relay:
             try:
                 given = stage.drain(self._sink, more=more)
             except BlockingIOError:
-                await wait_for_sink(self._sink, self._write_timeout)
+                await self._wait_for_sink(stage)
                 self._since_turn = 0
                 return
             except OSError as error:
@@ -134,6 +149,16 @@ class Relay:
             if self._since_turn >= CHUNK:
                 self._since_turn = 0
                 await trio.lowlevel.checkpoint()
+
+    async def _wait_for_sink(self, stage: Stage) -> None:
+        """Wait until the sink takes bytes; one that is slow to do so leaves the stage to others meanwhile."""
+        deadline = trio.current_time() + self._write_timeout
+        with trio.move_on_after(_HOLD):
+            await trio.lowlevel.wait_writable(self._sink)
+            return
+        if OVER_ROOM >= stage.pending < stage.size:
+            self._stage = self._pool.put_by(stage)
+        await wait_for_sink(self._sink, self._write_timeout, deadline)
 
     def _sent(self, count: int, way: Way) -> None:
         self._pool.count(way, count)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import select
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
@@ -14,6 +17,14 @@ from peili.http.relay import Relay
 from peili.http.source import Source
 from peili.http.stages import StagePool
 from peili.http.transfer import Data, send_all, send_file
+
+# What a socket holds (SO_MEMINFO of Linux, include/uapi/linux/sock_diag.h): nine numbers, of which these are the
+# size of its send buffer and what is in it, both with the kernel's own overhead.
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("@9I")
+_SNDBUF, _WMEM_QUEUED = 3, 5
+_PAYLOAD: Final = 0.9  # the share of a buffer that bytes of ours get
+_UNKNOWN_ROOM: Final = 1024 * 1024
 
 
 class Sink:
@@ -88,8 +99,17 @@ class Sink:
                 stall_timeout=stall_timeout,
                 write_timeout=self._write_timeout,
                 pool=self._pool,
+                room=self.room,
             )
             return await relay.run()
+
+    def room(self) -> int:
+        """How many bytes the client's socket takes now, about."""
+        try:
+            info = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+        except (OSError, struct.error):  # another kernel, or no TCP
+            return _UNKNOWN_ROOM
+        return max(0, int((info[_SNDBUF] - info[_WMEM_QUEUED]) * _PAYLOAD))
 
     def is_full(self) -> bool:
         """Whether the client's socket takes nothing now: then it is the client that everybody waits for."""

@@ -56,6 +56,10 @@ class Stage(Protocol):
         """Give some bytes; `more`: others follow at once. Raise BlockingIOError (no room there), OSError."""
         ...
 
+    def take_out(self) -> bytes:
+        """All bytes that are in it; it is empty then."""
+        ...
+
     def close(self) -> None:
         """Give back what it is made of, bytes included."""
         ...
@@ -87,6 +91,14 @@ class PipeStage:
         moved = os.splice(self._read_end, fileno, self.pending, flags=flags)
         self.pending -= moved
         return moved
+
+    def take_out(self) -> bytes:
+        """Read the pipe empty: what is in it is there at once."""
+        parts = []
+        while self.pending:
+            parts.append(os.read(self._read_end, self.pending))
+            self.pending -= len(parts[-1])
+        return b"".join(parts)
 
     def close(self) -> None:
         """Close both ends."""
@@ -123,8 +135,25 @@ class CopyStage:
         self._start = self._start + given if self.pending else 0
         return given
 
+    def take_out(self) -> bytes:
+        """A copy of what is in it."""
+        content = bytes(self._buffer[self._start : self._start + self.pending])
+        self._start = self.pending = 0
+        return content
+
     def close(self) -> None:
         """Nothing to give back but memory."""
+
+
+class PutBy(CopyStage):
+    """Just the bytes that a sink did not take, so that the stage that they were in can be used by others."""
+
+    __slots__ = ()
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(len(content))
+        self._buffer[:] = content
+        self.pending = len(content)
 
 
 class StagePool:
@@ -137,6 +166,7 @@ class StagePool:
         self._maximum = pipes
         self._pipes = 0
         self._copies = 0
+        self._put_by = 0
         self._idle: list[PipeStage] = []
         self._skip = 0
         self._relayed = dict.fromkeys(Way, 0)
@@ -158,7 +188,7 @@ class StagePool:
     @property
     def lent(self) -> int:
         """How many stages are out."""
-        return self._pipes - len(self._idle) + self._copies
+        return self._pipes - len(self._idle) + self._copies + self._put_by
 
     def acquire(self, *, copying: bool = False) -> Stage:
         """An empty stage; `copying`: a buffer in any case. Give it back with `release`."""
@@ -167,9 +197,18 @@ class StagePool:
         self._copies += 1
         return CopyStage(COPY_BUFFER_SIZE if self._copies <= LARGE_COPY_BUFFERS else SMALL_COPY_BUFFER_SIZE)
 
+    def put_by(self, stage: Stage) -> PutBy:
+        """Take a stage back from who waits for a sink; its bytes stay, in a buffer of their size."""
+        kept = PutBy(stage.take_out())
+        self.release(stage)
+        self._put_by += 1
+        return kept
+
     def release(self, stage: Stage) -> None:
         """Take a stage back. One that still holds bytes is closed, never lent again."""
-        if not isinstance(stage, PipeStage):
+        if isinstance(stage, PutBy):
+            self._put_by -= 1
+        elif not isinstance(stage, PipeStage):
             self._copies -= 1
         elif stage.pending:
             self._pipes -= 1

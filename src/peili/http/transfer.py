@@ -110,9 +110,12 @@ async def send_file(
         await trio.lowlevel.checkpoint()
 
 
-async def wait_for_sink(fileno: int, write_timeout: float) -> None:
-    """Wait until a socket takes bytes again; raise SinkClosed when it does not in time."""
-    with trio.move_on_after(write_timeout):
+async def wait_for_sink(fileno: int, write_timeout: float, deadline: float | None = None) -> None:
+    """Wait until a socket takes bytes again; raise SinkClosed when it does not in time.
+
+    `deadline`: by trio's clock, where a part of that time is over.
+    """
+    with trio.move_on_at(trio.current_time() + write_timeout if deadline is None else deadline):
         await trio.lowlevel.wait_writable(fileno)
         return
     raise SinkClosed(f"the client took nothing for {write_timeout:g} s")

@@ -265,6 +265,7 @@ def test_a_new_coordinator_learns_the_tree_from_renewals() -> None:
 
 def test_a_burdened_node_gives_others_a_moment() -> None:
     table = Coordinator(SETTINGS)
+    table.join(B, replace(join(), key=bytes(32)), 0.0)  # others are pulling, too
     answer = table.join(A, join(burden=2), 0.0)
     assert answer == Wait(10)
     assert isinstance(table.join(B, join(), 0.005), Lead)
@@ -273,8 +274,16 @@ def test_a_burdened_node_gives_others_a_moment() -> None:
 
 def test_a_burdened_node_leads_where_nobody_else_comes() -> None:
     table = Coordinator(SETTINGS)
+    table.join(B, replace(join(), key=bytes(32)), 0.0)
     table.join(A, join(burden=2), 0.0)
     assert isinstance(table.join(A, join(burden=2), 0.011), Lead)
+
+
+def test_a_burdened_node_that_pulls_alone_waits_for_nobody() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(B, replace(join(), key=bytes(32)), 0.0)
+    table.join(A, replace(join(), key=bytes(32)), 1.0)
+    assert isinstance(table.join(A, join(burden=2), 1.1), Lead)
 
 
 def test_entries_expire_and_a_goodbye_takes_them_all() -> None:

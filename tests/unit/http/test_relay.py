@@ -371,3 +371,30 @@ async def test_the_sink_takes_no_more_than_was_promised() -> None:
                 await check()  # type: ignore[misc]
         await sink.write(b"one")
         assert sink.remaining == 0
+
+
+async def test_readers_that_stop_leave_the_stages_to_others() -> None:
+    """There are more of them than pipes, and a relay that comes later gets a pipe all the same."""
+    pool, pairs = StagePool(pipes=1), [await tcp_pair() for _ in range(6)]
+
+    def a_pipe_is_free() -> bool:
+        stage = pool.acquire()
+        pool.release(stage)
+        return isinstance(stage, PipeStage)
+
+    async with trio.open_nursery() as nursery:
+        for (peer, source_end), (sink_end, _) in zip(pairs[::2], pairs[1::2], strict=True):
+            source = Source(source_end, b"", 50 * MEGABYTE)
+            sink = Sink(sink_end, 50 * MEGABYTE, write_timeout=100, pool=pool)
+            nursery.start_soon(send, peer, bytes(50 * MEGABYTE))
+            nursery.start_soon(partial(sink.relay, source, 50 * MEGABYTE, stall_timeout=100))
+        await wait_all_tasks_blocked(0.05)
+        assert not a_pipe_is_free()
+        with trio.fail_after(10):
+            while not a_pipe_is_free():
+                await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert pool.lent == 0
+    pool.close()
+    for sock in (sock for pair in pairs for sock in pair):
+        sock.close()
