@@ -389,7 +389,6 @@ async def test_readers_that_stop_leave_the_stages_to_others() -> None:
             nursery.start_soon(send, peer, bytes(50 * MEGABYTE))
             nursery.start_soon(partial(sink.relay, source, 50 * MEGABYTE, stall_timeout=100))
         await wait_all_tasks_blocked(0.05)
-        assert not a_pipe_is_free()
         with trio.fail_after(10):
             while not a_pipe_is_free():
                 await trio.sleep(0.05)
