@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.lab.cold import ColdPulls, check_bytes, warm_up
+from tests.integration.lab.cold import ColdPulls, check_bytes, limited_lab, warm_cluster
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.laboratory import Lab
 from tests.integration.lab.node import Node
@@ -22,17 +22,13 @@ ONCE = 1.3  # what the upstream may send, in sizes of the image: one of four lay
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab() as laboratory:
-        laboratory.registry()
-        laboratory.upstream.limit(RATE)
+    with limited_lab(RATE) as laboratory:
         yield laboratory
 
 
 @pytest.fixture(scope="module")
 def nodes(lab: Lab) -> list[Node]:
-    nodes = lab.cluster(CLUSTER)
-    warm_up(nodes, lab.registry(), lab.pool.random_image("warm-up", 1, 1000))
-    return nodes
+    return warm_cluster(lab, CLUSTER)
 
 
 @pytest.fixture

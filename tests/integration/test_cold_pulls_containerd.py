@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.lab.cold import HICCUP, SLACK, ColdPulls, check_bytes, warm_up
+from tests.integration.lab.cold import HICCUP, SLACK, ColdPulls, check_bytes, limited_lab, warm_cluster
 from tests.integration.lab.containerd import NAMESPACE, VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import LAYER, Layer
@@ -25,17 +25,13 @@ CHUNK = 4 << 20  # bytes that containerd asks for in one of several requests
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab() as laboratory:
-        laboratory.registry()
-        laboratory.upstream.limit(RATE)
+    with limited_lab(RATE) as laboratory:
         yield laboratory
 
 
 @pytest.fixture(scope="module")
 def nodes(lab: Lab) -> list[Node]:
-    nodes = lab.cluster([NEWEST, NEWEST, VERSIONS[0]])
-    warm_up(nodes, lab.registry(), lab.pool.random_image("warm-up", 1, 1000))
-    return nodes
+    return warm_cluster(lab, [NEWEST, NEWEST, VERSIONS[0]])
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from tests.integration.lab.cold import (
     ColdPulls,
     check_bytes,
     ingest,
-    warm_up,
+    limited_lab,
+    warm_cluster,
 )
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
@@ -43,17 +44,13 @@ STALL = 2.0  # seconds, the default of --stall-timeout
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab() as laboratory:
-        laboratory.registry()
-        laboratory.upstream.limit(RATE)
+    with limited_lab(RATE) as laboratory:
         yield laboratory
 
 
 @pytest.fixture(scope="module")
 def nodes(lab: Lab) -> list[Node]:
-    nodes = lab.cluster(CLUSTER)
-    warm_up(nodes, lab.registry(), lab.pool.random_image("warm-up", 1, 1000))
-    return nodes
+    return warm_cluster(lab, CLUSTER)
 
 
 @pytest.fixture

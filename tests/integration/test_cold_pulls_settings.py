@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.lab.cold import ColdPulls, check_bytes, warm_up
+from tests.integration.lab.cold import ColdPulls, check_bytes, limited_lab, warm_cluster
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.laboratory import Lab
 from tests.integration.lab.node import Node
@@ -20,17 +20,13 @@ SIZE = 24 << 20  # bytes of the layer: about two seconds
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with Lab() as laboratory:
-        laboratory.registry()
-        laboratory.upstream.limit(RATE)
+    with limited_lab(RATE) as laboratory:
         yield laboratory
 
 
 @pytest.fixture(scope="module")
 def nodes(lab: Lab) -> list[Node]:
-    nodes = lab.cluster([*VERSIONS, VERSIONS[0]])
-    warm_up(nodes, lab.registry(), lab.pool.random_image("warm-up", 1, 1000))
-    return nodes
+    return warm_cluster(lab, [*VERSIONS, VERSIONS[0]])
 
 
 def restarted(nodes: list[Node], *options: str) -> None:

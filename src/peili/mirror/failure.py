@@ -23,6 +23,11 @@ class FailureKind(StrEnum):
     STALLED = "stalled"  # no progress in the middle
     ENDED = "ended"  # the connection ended in the middle
 
+    @property
+    def blames_node(self) -> bool:
+        """Whether the provider should be asked last for a while."""
+        return self in _NODE_IS_AT_FAULT
+
 
 # These say something of the node, not only of the one key: such a provider is asked last for a while.
 # Who asks for a range beyond the end is at fault, not who says so: else any client could make honest peers suspect.
@@ -39,7 +44,7 @@ class AttemptFailed(Exception):
     @property
     def blames_node(self) -> bool:
         """Whether the provider should be asked last for a while."""
-        return self.kind in _NODE_IS_AT_FAULT
+        return self.kind.blames_node
 
 
 class RangeBeyondEnd(AttemptFailed):

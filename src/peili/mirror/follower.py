@@ -76,7 +76,6 @@ class Follower:
         while len(excluded) < MAXIMUM_EXCLUDED:
             own = self._own(digest)
             join = self._join(digest, own, tuple(excluded))
-            self._tree.observer.joined()
             answer = await self._tree.coordination.ask(join)
             self._tree.observer.told(join, answer)
             if answer is None:

@@ -155,7 +155,6 @@ class HeldResponse:
         self._look = _LOOK_FULL if full else _LOOK
 
     async def _ask(self, ask: Ask) -> None:
-        self._tree.observer.joined()
         answer: Answer | None = await self._tree.coordination.ask(ask)
         self._tree.observer.told(ask, answer)
         self._choice.answered(answer, trio.current_time())

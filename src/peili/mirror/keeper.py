@@ -42,10 +42,6 @@ class FollowObserver(Protocol):
         """This node takes a digest from a source at this depth of the tree."""
         ...
 
-    def joined(self) -> None:
-        """A coordinator was asked."""
-        ...
-
     def told(self, ask: Ask, answer: Answer | None) -> None:
         """What the coordinators said; None: they were silent."""
         ...

@@ -9,7 +9,7 @@ import trio
 
 from peili.follow.message import Source
 from peili.follow.source_choice import SourceFailure
-from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.failure import FailureKind
 from peili.mirror.growing_source import GrowingStream, SourceRefused
 from peili.mirror.history import History
 from peili.mirror.lookup import Observer
@@ -43,7 +43,7 @@ class Sources:
     def failed(self, source: Source, kind: FailureKind, text: str, now: float) -> None:
         """It did not give what it was asked for, or not all."""
         provider = self.provider(source)
-        if AttemptFailed(kind, text).blames_node:
+        if kind.blames_node:
             self.history.failed(provider.peer_id, now)
         self.observer.attempt_failed(provider, kind, text)
 

@@ -122,10 +122,6 @@ class ColdPulls:
 
     # What happens (FollowObserver)
 
-    def joined(self) -> None:
-        """A coordinator is asked."""
-        self._metrics.joined()
-
     def told(self, ask: Ask, answer: Answer | None) -> None:
         """What the coordinators said; None: they were silent."""
         self._metrics.told(ask, answer)

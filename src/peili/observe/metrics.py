@@ -203,9 +203,6 @@ class Metrics:
         self._thrown_away.inc()
         _log.warning("a peer's bytes were thrown away", digest=str(digest), providers=sorted(providers))
 
-    def joined(self) -> None:
-        """A coordinator is asked; counted when that is over: `told` hears of the keeper's messages too."""
-
     def told(self, ask: Ask, answer: Answer | None) -> None:
         """Count a message to the coordinators; what they said is for the log at its most talkative."""
         self._asks.labels(name_of(type(ask))).inc()

@@ -6,13 +6,15 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.integration.lab.images import Blob, Image
+from tests.integration.lab.laboratory import Lab
 from tests.integration.lab.node import Node
 from tests.integration.lab.scenario import wait_offered
 from tests.integration.lab.upstream import Registry, Request, Traffic
@@ -109,6 +111,22 @@ class ColdPulls:
         small = {blob.digest for blob in (*self.image.manifests, self.image.config)}
         names = [request.uri.rpartition("/")[2] for request in self.traffic.content() if request.method == "GET"]
         return Counter(name for name in names if name in small)
+
+
+@contextmanager
+def limited_lab(rate: int) -> Iterator[Lab]:
+    """A laboratory with a registry that sends so many Mbit/s."""
+    with Lab() as laboratory:
+        laboratory.registry()
+        laboratory.upstream.limit(rate)
+        yield laboratory
+
+
+def warm_cluster(lab: Lab, suites: Sequence[str]) -> list[Node]:
+    """Nodes with these containerds, which have all talked with each other already."""
+    nodes = lab.cluster(suites)
+    warm_up(nodes, lab.registry(), lab.pool.random_image("warm-up", 1, 1000))
+    return nodes
 
 
 def ingest(node: Node, blob: Blob) -> Path:

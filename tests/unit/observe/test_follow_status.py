@@ -129,7 +129,6 @@ def test_the_metrics_hear_of_everything_and_tell_joins_from_renewals(pulls: Cold
         (Leave(KEY, Outcome.COMMITTED), Keep()),
     ]
     for ask, answer in messages:
-        pulls.joined()
         pulls.told(ask, answer)
     for series, value in (
         ("peili_follow_leads_total", 1),
