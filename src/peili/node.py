@@ -32,9 +32,10 @@ from peili.mirror.history import History
 from peili.mirror.keeper import Keeper
 from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
+from peili.mirror.peer_ids import PeerIds
 from peili.mirror.race import RaceLimits
 from peili.mirror.source_race import Sources
-from peili.mirror.verdicts import PeerIds, Verdicts
+from peili.mirror.verdicts import Verdicts
 from peili.observe.cold_pulls import ColdPulls, ColdPullStatistics, Coordinating
 from peili.observe.health import Health, Readiness, Setup, decide_readiness
 from peili.observe.log import log_request
@@ -63,6 +64,7 @@ _log = structlog.get_logger()
 OPEN_CLUSTER = (
     "no --cluster-secret-file: everybody who reaches this node's ports can answer for tags and read every image"
 )
+_PEER_IDS = PeerIds(to_bytes=raw_id, to_text=text_id)
 _LOOK_AGAIN = 1.0  # seconds
 _CLOSING = 1.0  # seconds for closing idle connections at the end
 
@@ -109,7 +111,7 @@ class Node:
         )
         self._client = Client()
         self._poison = Poison()
-        self._verdicts = Verdicts(store, self._poison, self.metrics, PeerIds(to_bytes=raw_id, to_text=text_id))
+        self._verdicts = Verdicts(store, self._poison, self.metrics, _PEER_IDS)
         self._keeper: Keeper | None = None
         self._slots: Slots | None = None
         self._endpoint = self._registry_endpoint()
@@ -250,7 +252,7 @@ class Node:
         limits = RaceLimits(settings.resolve_timeout)
         lookup = Lookup(self._router, asker, history, limits, self.metrics)
         stall = settings.stall_timeout
-        follower = self._follower(asker, history) if settings.follow is not None else None
+        follower = self._follower(lookup, history) if settings.follow is not None else None
         self._explainer = Explainer(
             self._store, self._router, lookup, self._policy, timeout=settings.resolve_timeout
         )
@@ -266,7 +268,7 @@ class Node:
         uploads = Uploads(settings.max_uploads)
         return Registry(self._store, mirror, self._policy, self._gate(), self._record, uploads, self._admit)
 
-    def _follower(self, asker: Asker, history: History) -> Follower | None:
+    def _follower(self, lookup: Lookup, history: History) -> Follower | None:
         """What follows blobs in flight; None where the router has no coordinators."""
         settings, coordination = self._settings, self._coordination
         if settings.follow is None or coordination is None:
@@ -274,10 +276,10 @@ class Node:
         self._slots = slots = Slots(replace(settings.follow, slots=0))  # until containerd's version is known
         self._keeper = Keeper(self._store, coordination, settings.follow, self._poison, slots, self.cold_pulls)
         sources = SourceAsker(self._client, self._peer_requests().headers, silence=settings.stall_timeout)
-        remembered = Sources(history, self.metrics, text_id)
+        remembered = Sources(history, self.metrics, _PEER_IDS)
         tree = Tree(coordination, sources, settings.follow, slots, self._poison, self.cold_pulls, remembered)
         port = settings.registry_address.port
-        return Follower(self._store, tree, self._keeper, asker, port=port, zone=settings.zone)
+        return Follower(self._store, tree, self._keeper, lookup, port=port, zone=settings.zone)
 
     def _admit(self, digest: Digest, size: int, start: int, followers: int) -> Admission:
         """Whether one more follower may take a growing blob of ours."""

@@ -137,6 +137,24 @@ async def test_withdrawn_keys_are_found_no_longer_and_the_others_still(kind: Kin
 
 
 @exact_kinds
+async def test_who_is_known_is_known_without_asking_anybody(kind: Kind) -> None:
+    """In a small cluster a node keeps the records of all keys."""
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            (a, _), (b, b_port) = await kind.start([nursery] * 2)
+            await a.wait_ready()
+            assert a.known_providers(KEY) == []
+            await b.provide([KEY])
+            while [provider.port for provider in a.known_providers(KEY)] != [b_port]:
+                await wait_all_tasks_blocked(0.001)
+            assert a.known_providers(KEY) == await find(a, KEY)
+            await b.stop_providing([KEY])
+            while a.known_providers(KEY):
+                await wait_all_tasks_blocked(0.001)
+            nursery.cancel_scope.cancel()
+
+
+@exact_kinds
 async def test_a_router_that_ends_is_found_no_longer(kind: Kind) -> None:
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:

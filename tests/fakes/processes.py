@@ -119,6 +119,12 @@ class Node:
         document: dict[str, Any] = json.loads((await self.ask("/status"))[1])
         return document
 
+    async def explain(self, name: str) -> list[dict[str, Any]]:
+        """The parts of an image, and who has them."""
+        document = json.loads((await self.ask(f"/explain?image={name}"))[1])
+        parts: list[dict[str, Any]] = document["parts"]
+        return parts
+
     async def readiness(self) -> int | None:
         """The status of /readyz, or None where nobody answers."""
         try:
@@ -285,12 +291,14 @@ def blob_target(name: str, digest: Digest) -> str:
     return f"/v2/{reference.repository}/blobs/{digest}?ns={reference.registry}"
 
 
-async def wait_offered(puller: Node, name: str, image: Image) -> None:
-    """Wait until this node finds the whole image among its peers."""
+async def wait_offered(puller: Node, name: str, image: Image, *, holders: int = 1) -> None:
+    """Wait until this node finds the whole image among its peers, each part of it at so many of them."""
 
     async def found() -> bool:
         targets = [manifest_target(name), *(blob_target(name, layer.digest) for layer in image.layers)]
-        return all([(await fetch(puller.host, target, "HEAD")).status == 200 for target in targets])
+        return all([(await fetch(puller.host, target, "HEAD")).status == 200 for target in targets]) and (
+            holders == 1 or all(len(part["providers"]) >= holders for part in await puller.explain(name))
+        )
 
     await wait_until(found, f"{name} offered to {puller.host}")
 

@@ -148,6 +148,11 @@ class Coordinator:
             if peer.id not in swarm.entries or swarm.entries[peer.id].role is Role.COMMITTED:
                 self._commit(swarm, key, peer, now)
 
+    def knows(self, key: bytes, peer_id: bytes) -> bool:
+        """Whether this node has an entry for the digest."""
+        swarm = self._swarms.get(key)
+        return swarm is not None and peer_id in swarm.entries
+
     def forget_peer(self, peer_id: bytes) -> None:
         """This node said goodbye, or its connection is lost: all its entries go."""
         for key in list(self._of_peer.get(peer_id, ())):

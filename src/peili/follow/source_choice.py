@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -69,9 +70,14 @@ _EXCLUDED_SECONDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """Ask this source for the bytes from our offset, leaving the present one where there is one."""
+    """Ask this source for the bytes from our offset, leaving the present one where there is one.
+
+    `unnamed`: not the coordinators named it. It is not to serve us if it serves others: then they are to say who
+    takes it from whom.
+    """
 
     source: Source
+    unnamed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class SourceChoice:
     """The state of one pull of one digest, for one held response.
 
     `offset`: bytes of the digest that our containerd has; `banned`: who may never serve it (poison.py);
-    `verified_only`: take only committed sources.
+    `verified_only`: take only committed sources. `known`: who has all of it: asked before the coordinators.
     """
 
     def __init__(
@@ -126,6 +132,7 @@ class SourceChoice:
         zone: str = "",
         banned: frozenset[bytes] = frozenset(),
         verified_only: bool = False,
+        known: Iterable[Source] = (),
     ) -> None:
         self._settings = settings
         self._key, self._offset, self._total = key, offset, total
@@ -134,10 +141,12 @@ class SourceChoice:
         self._failed: OrderedDict[bytes, tuple[float, SourceFailure]] = OrderedDict()  # until when, and why
         self._candidates: deque[Source] = deque()
         self._source: Source | None = None
+        self._unnamed = deque(known)
         self._asking: Source | None = None
         self._depth = 1
         self._purpose = Purpose.FIRST
         self._talking = False
+        self._joined = False  # the last message was a Join
         self._grew_at = now
         self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
@@ -158,6 +167,16 @@ class SourceChoice:
         return self._source
 
     @property
+    def leaves(self) -> bool:
+        """Whether the pull is to go upstream, as far as is known now."""
+        return self._end is not None
+
+    @property
+    def zone(self) -> str:
+        """That of this node."""
+        return self._zone
+
+    @property
     def depth(self) -> int:
         """Hops from upstream."""
         return self._depth
@@ -176,6 +195,10 @@ class SourceChoice:
         self._talking = False
         if answer is not None:
             self._silent_since, self._heard_at = math.inf, now
+        if self._joined and self._source is not None and not isinstance(answer, Keep):
+            # Somebody has answered before the coordinators: they are to hear of that.
+            self._ask_at = now
+            return
         match answer:
             case Lead():
                 self._end = GoUpstream(leading=True, reason="lead")
@@ -194,14 +217,18 @@ class SourceChoice:
             case None:
                 self._unanswered(now)
 
-    def taken(self, source: Source, now: float) -> None:
+    def taken(self, source: Source, now: float, *, unnamed: bool = False) -> None:
         """The source that Take named answered with its head, and is relayed from now on."""
         self._source, self._asking = source, None
         self._candidates.clear()
+        self._unnamed.clear()
+        if self._joined and self._end is not None and self._end.leading:
+            self._end = None  # the coordinators did not know of it
         self._depth = source.depth + 1
         self._purpose = Purpose.RESUME
         self._taken_at, self._rose = now, False
-        self._ask_at = now + self._settings.renew_interval
+        # The coordinators did not name it: they are to hear of it now.
+        self._ask_at = now if unnamed else now + self._settings.renew_interval
         self._suspect_at = now + self._settings.suspicion
 
     def grew(self, offset: int, now: float) -> None:
@@ -217,13 +244,26 @@ class SourceChoice:
         self._grew_at = self._full_at = now
         self._suspect_at = now + FULL_PAUSE
 
+    def declined(self) -> None:
+        """The unnamed source of the last Take serves others already."""
+        self._asking = None
+        self._unnamed.clear()
+
     def alternative(self, now: float) -> Source | None:
         """Another of those that were named, to be asked beside the one of the last Take."""
         while self._candidates:
             candidate = self._candidates.popleft()
-            if self._may_ask(candidate, now):
+            if self.may_ask(candidate, now):
                 return candidate
         return None
+
+    def may_ask(self, source: Source, now: float) -> bool:
+        """Whether this pull may take anything from it now."""
+        peer_id = source.peer.id
+        if self._verified_only and not source.committed:
+            return False
+        until, _ = self._failed.get(peer_id, (-math.inf, None))
+        return peer_id not in self._banned and now >= until
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
@@ -252,14 +292,33 @@ class SourceChoice:
             return end
         if self._asking is not None:
             return Stay(self._deadline(now))
-        candidate = self.alternative(now)
-        if candidate is not None:
-            self._asking = candidate
-            return Take(candidate)
+        take = self._take_named(now) or self._take_unnamed(now)
+        if take is not None:
+            self._asking = take.source
+            return take
         if self._talking or now < self._due():
             return Stay(self._deadline(now))
-        self._talking = True
-        return self._renewal(now) if self._source is not None else self._joining(now)
+        self._talking, self._joined = True, self._source is None
+        return self._joining(now) if self._joined else self._renewal(now)
+
+    def join_beside(self, now: float) -> Join | None:
+        """Who is asked before the coordinators is slow: they are to be asked now."""
+        if self._talking or self._joined or self._source is not None:
+            return None
+        self._talking = self._joined = True
+        return self._joining(now).join
+
+    def _take_named(self, now: float) -> Take | None:
+        candidate = self.alternative(now)
+        return Take(candidate) if candidate is not None else None
+
+    def _take_unnamed(self, now: float) -> Take | None:
+        """Only before anything else: whoever has asked the coordinators does as they say."""
+        while self._unnamed and not self._joined:
+            source = self._unnamed.popleft()
+            if self.may_ask(source, now):
+                return Take(source, unnamed=True)
+        return None
 
     def _judge(self, now: float) -> GoUpstream | None:
         """The watch over the present source, and over the whole of the wait."""
@@ -310,7 +369,7 @@ class SourceChoice:
             return
         self._tries += 1
         present = self._source.peer.id if self._source is not None else b""
-        self._candidates = deque(s for s in sources if s.peer.id != present and self._may_ask(s, now))
+        self._candidates = deque(s for s in sources if s.peer.id != present and self.may_ask(s, now))
         self._ask_at = now + (_RETRY if self._source is None else self._settings.renew_interval)
 
     def _unanswered(self, now: float) -> None:
@@ -324,13 +383,6 @@ class SourceChoice:
         patience = self._stall_limit() if self._purpose is Purpose.RESUME and self._offset else FIRST_PATIENCE
         if now - self._silent_since >= patience:
             self._end = GoUpstream(leading=False, reason="no coordinator")
-
-    def _may_ask(self, source: Source, now: float) -> bool:
-        peer_id = source.peer.id
-        if self._verified_only and not source.committed:
-            return False
-        until, _ = self._failed.get(peer_id, (-math.inf, None))
-        return peer_id not in self._banned and now >= until
 
     def _named(self, now: float, *, busy: bool) -> tuple[bytes, ...]:
         """Those that are not to be named to us: `busy`, for a moment; else they failed, or are banned."""

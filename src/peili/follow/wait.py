@@ -15,9 +15,9 @@ POLL: Final = 0.020  # seconds between two joins of one wait, where the coordina
 
 @dataclass(frozen=True, slots=True)
 class TakeFrom:
-    """Fetch it from this committed source now."""
+    """Fetch it from one of these committed sources now, best first."""
 
-    source: Source
+    sources: tuple[Source, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +39,8 @@ def next_step(answer: Answer, now: float, *, started: float, limit: float) -> Ta
     match answer:
         case Lead():
             return GoUpstream(leading=True)
-        case Follow(sources) if committed := [source for source in sources if source.committed]:
-            return TakeFrom(committed[0])
+        case Follow(sources) if committed := tuple(source for source in sources if source.committed):
+            return TakeFrom(committed)
         case Follow():
             pause = POLL
         case Wait(milliseconds):

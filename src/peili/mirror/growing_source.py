@@ -16,8 +16,10 @@ from peili.oci.distribution import BlobTarget, render_target
 from peili.oci.ranges import RangeRequest
 
 # A peer that asks with FOLLOW_HEADER takes a blob that the other node still receives; GROWING_HEADER tells it how
-# many bytes of it are there. An answer without that header is of verified content.
+# many bytes of it are there. An answer without that header is of verified content. Who has not heard yet whom the
+# coordinators name asks with UNLESS_SENDING: a holder that already sends the digest to somebody leaves it to them.
 FOLLOW_HEADER = "X-Peili-Follow"
+UNLESS_SENDING = "unless-sending"
 GROWING_HEADER = "X-Peili-Growing"
 # Why a source refuses (503): "busy", its fan-out, or "behind", it holds no more than the follower.
 REFUSED_HEADER = "X-Peili-Refused"
@@ -54,10 +56,15 @@ class SourceAsker:
         self._headers = headers
         self._silence = silence
 
-    async def ask(self, source: Source, target: BlobTarget, offset: int) -> GrowingStream:
-        """The bytes from the offset on; raise SourceRefused."""
+    async def ask(
+        self, source: Source, target: BlobTarget, offset: int, *, unless_sending: bool = False
+    ) -> GrowingStream:
+        """The bytes from the offset on; raise SourceRefused.
+
+        `unless_sending`: where it already sends them to somebody, it is to refuse.
+        """
         path = render_target(target)
-        headers = self._headers("GET", path).with_(FOLLOW_HEADER, "1")
+        headers = self._headers("GET", path).with_(FOLLOW_HEADER, UNLESS_SENDING if unless_sending else "1")
         wanted = RangeRequest(offset) if offset else None
         if wanted is not None:
             headers = headers.with_("Range", str(wanted))

@@ -15,9 +15,10 @@ from peili.http.errors import SinkClosed, SourceFailed
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
 from peili.mirror.failure import FailureKind
-from peili.mirror.growing_source import GrowingStream, SourceAsker
+from peili.mirror.growing_source import GrowingStream, SourceAsker, SourceRefused
 from peili.mirror.keeper import FollowObserver
-from peili.mirror.source_race import Sources, first_stream
+from peili.mirror.search import Search
+from peili.mirror.source_race import SourceRace, Sources
 from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import BlobTarget, content_headers
 from peili.oci.media_types import OCTET_STREAM
@@ -67,17 +68,21 @@ class HeldResponse:
         target: BlobTarget,
         key: bytes,
         choice: SourceChoice,
+        search: Search,
         *,
         offset: int,
         received: bool,
     ) -> None:
-        """`received`: containerd writes it to its store, so that it commits it or throws it away."""
+        """`search`: who has all of it. `received`: containerd writes it, and judges it."""
         self._received = received
         self._tree = tree
         self._exchange = exchange
         self._target = target
         self._key = key
         self._choice = choice
+        self._search = search
+        self._beside = 0  # how many of those that were found the choice, or a race, has been given
+        self._unnamed: set[bytes] = set()  # sources that are asked though the coordinators did not name them
         self._first = offset
         self._sink: Sink | None = None
         self._total = 0
@@ -89,6 +94,7 @@ class HeldResponse:
         self._gone: SinkClosed | None = None
         self._ending = Ending()
         self._hold = 0
+        self._nursery: trio.Nursery | None = None
         self._look = _LOOK
 
     async def run(self) -> Ending:
@@ -96,6 +102,7 @@ class HeldResponse:
         self._hold = self._tree.slots.hold(self._key, trio.current_time())
         try:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 while await self._advance(nursery):
                     pass
                 nursery.cancel_scope.cancel()
@@ -121,7 +128,8 @@ class HeldResponse:
             case GoUpstream(leading, reason):
                 self._ending.leading, self._ending.reason = leading, reason
                 return False
-            case Take(source):
+            case Take(source, unnamed):
+                (self._unnamed.add if unnamed else self._unnamed.discard)(source.peer.id)
                 await self._take(source, nursery)
             case JoinNow(join):
                 nursery.start_soon(self._ask, join)
@@ -192,7 +200,7 @@ class HeldResponse:
             return
         if self._ending.sources:
             self._tree.sources.observer.resumed()
-        self._choice.taken(source, trio.current_time())
+        self._choice.taken(source, trio.current_time(), unnamed=source.peer.id in self._unnamed)
         self._ending.sources.append(f"{source.peer.host}:{source.peer.port}")
         self._tree.observer.following(source.depth + 1)
         self._relayed, self._relay_ended = source, trio.Event()
@@ -209,36 +217,56 @@ class HeldResponse:
         None where nobody gives them, which the choice is told.
         """
         if self._tree.sources.is_suspect(source, trio.current_time()):
-            self._refused(source, SourceFailure.STALLED)
+            self._failed(source, SourceFailure.STALLED)
             return None
-        stream = await first_stream(
-            self._ask_for_stream,
-            source,
-            (lambda: None) if alone else self._another,
-            self._tree.sources,
-            self._refused,
-        )
+        another = (lambda: None) if alone else self._another
+        race = SourceRace(self._ask_for_stream, another, self._refused, self._leaves, self._tree.sources)
+        stream = await race.run(source)
         if stream is not None and self._total not in (0, stream.total):
             await stream.response.aclose()
-            self._refused(stream.source, SourceFailure.BROKEN)
+            self._failed(stream.source, SourceFailure.BROKEN)
             return None
         return stream
 
     async def _ask_for_stream(self, source: Source) -> GrowingStream:
         self._ending.attempts += 1
-        return await self._tree.asker.ask(source, self._target, self._offset)
+        unnamed = source.peer.id in self._unnamed
+        return await self._tree.asker.ask(source, self._target, self._offset, unless_sending=unnamed)
+
+    def _leaves(self) -> bool:
+        return self._choice.leaves
 
     def _another(self) -> Source | None:
         now = trio.current_time()
         while (source := self._choice.alternative(now)) is not None:
             if not self._tree.sources.is_suspect(source, now):
                 return source
+        join = self._choice.join_beside(now)
+        if join is not None and self._nursery is not None:
+            self._nursery.start_soon(self._ask, join)
+        return self._found_beside(now)
+
+    def _found_beside(self, now: float) -> Source | None:
+        """Whoever else has all of it: the coordinators may know of fewer."""
+        self._search.go_on()
+        while self._beside < len(self._search.found):
+            source = self._tree.sources.source(self._search.found[self._beside])
+            self._beside += 1
+            if self._choice.may_ask(source, now) and not self._tree.sources.is_suspect(source, now):
+                return source
         return None
 
-    def _refused(self, source: Source, failure: SourceFailure) -> None:
+    def _refused(self, source: Source, error: SourceRefused) -> None:
+        if source.peer.id in self._unnamed and error.failure is SourceFailure.BUSY:
+            self._choice.declined()
+            return
+        self._tree.sources.failed(source, error.kind, str(error), trio.current_time())
+        self._failed(source, error.failure)
+
+    def _failed(self, source: Source, failure: SourceFailure) -> None:
         self._choice.failed(source.peer.id, failure, trio.current_time())
         if failure in (SourceFailure.STALLED, SourceFailure.BROKEN):
-            self._ending.failed.add(self._tree.sources.name_of(source.peer.id))
+            self._ending.failed.add(self._tree.sources.name_of(source))
 
     async def _has_head(self) -> bool:
         """Have the head go out, where our own ingest tells the size: a head without a body means ask again."""
@@ -296,6 +324,6 @@ class HeldResponse:
         """Who has all of it and does not send it is at fault; who was still receiving may have waited itself."""
         if stream.committed:
             self._tree.sources.failed(stream.source, kind, text, now)
-            self._ending.failed.add(self._tree.sources.name_of(stream.source.peer.id))
+            self._ending.failed.add(self._tree.sources.name_of(stream.source))
         else:
             self._tree.sources.observer.attempt_failed(self._tree.sources.provider(stream.source), kind, text)

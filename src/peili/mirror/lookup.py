@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import trio
 from peili.mirror.attempt import Answer, Asker, Wanted, close
 from peili.mirror.body_budget import NoRoom
 from peili.mirror.failure import AttemptFailed, FailureKind, RangeBeyondEnd
-from peili.mirror.history import History
+from peili.mirror.history import UNKNOWN_HEDGE, History
 from peili.mirror.race import GiveUp, Race, RaceLimits, Start
 from peili.oci.digest import Digest
 from peili.oci.key import Key
@@ -106,36 +106,6 @@ class _Notes:
 
 # Events that may wait for the loop: it takes each at once, so this only has to cover one burst of the router.
 _EVENT_BUFFER = 256
-# What this node was told is looked up without waiting for anything, but it takes a few turns of the scheduler.
-AT_ONCE = 0.001  # seconds
-
-
-class Search:
-    """Whether anybody provides a key, found out while something else goes on. Its task ends with the nursery."""
-
-    def __init__(self, lookup: Lookup, key: Key, nursery: trio.Nursery) -> None:
-        self._lookup = lookup
-        self._key = key
-        self._anybody = False
-        self._ended = trio.Event()
-        nursery.start_soon(self._run)
-
-    async def found_at_once(self) -> bool:
-        """Whether somebody is named without anybody being asked, from what this node was told before."""
-        with trio.move_on_after(AT_ONCE):
-            await self._ended.wait()
-        return self._anybody
-
-    async def found_anybody(self) -> bool:
-        """Wait until that is known, no longer than the lookup's limit since the start."""
-        await self._ended.wait()
-        return self._anybody
-
-    async def _run(self) -> None:
-        try:
-            self._anybody = await self._lookup.is_provided(self._key)
-        finally:
-            self._ended.set()
 
 
 class Lookup:
@@ -147,32 +117,54 @@ class Lookup:
         self._router = router
         self._asker = asker
         self._history = history
-        self._limits = limits
+        self.limits = limits
         self._observer = observer
 
-    async def is_provided(self, key: Key) -> bool:
-        """Whether anybody is named as a provider of this key in time."""
-        with trio.move_on_after(self._limits.resolve_timeout):
-            async with self._router.find_providers(key) as providers:
-                async for _ in providers:
-                    return True
-        return False
+    def known(self, key: Key) -> list[Provider]:
+        """The providers of this key that this node was told of, best first; without those that failed lately."""
+        now = trio.current_time()
+        return [
+            each for each in self._router.known_providers(key) if not self._history.is_suspect(each.peer_id, now)
+        ]
+
+    async def name_first(self, key: Key, named: Callable[[Provider], None]) -> None:
+        """Name the first provider of this key that is found."""
+        async with self._router.find_providers(key) as providers:
+            async for provider in providers:
+                named(provider)
+                return
+
+    async def name_all(self, key: Key, named: Callable[[Provider], None]) -> None:
+        """Name all providers of this key as they are found."""
+        async with self._router.find_providers(key) as providers:
+            async for provider in providers:
+                named(provider)
 
     async def run(
-        self, key: Key, wanted: Wanted, excluded: Collection[str] = (), failed: set[str] | None = None
+        self,
+        key: Key,
+        wanted: Wanted,
+        excluded: Collection[str] = (),
+        failed: set[str] | None = None,
+        known: Sequence[Provider] = (),
     ) -> Found | NotFound:
         """Race the providers of this key; the caller closes the answer of a Found.
 
-        The ids of those that are at fault are added to `failed`.
+        The ids of those that are at fault are added to `failed`. `known`: providers that are named already; others
+        are looked for only when these are slow.
         """
         started = trio.current_time()
-        race = Race(self._limits, self._history, now=started, excluded=excluded)
+        race = Race(self.limits, self._history, now=started, excluded=excluded)
         send, receive = trio.open_memory_channel[_Event](_EVENT_BUFFER)
         won: _Won | None = None
         notes = _Notes(set() if failed is None else failed)
+        for provider in known:
+            self._note(race, _Named(provider), notes)
+        if known:
+            race.exhausted()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._name_providers, key, send)
+                nursery.start_soon(self._name_providers, key, send, UNKNOWN_HEDGE if known else 0.0)
                 outcome = await self._play(race, wanted, nursery, send, receive, notes)
                 if isinstance(outcome, _Won):
                     won = outcome
@@ -238,7 +230,8 @@ class Lookup:
                     notes.size = failure.size
                 self._observer.attempt_failed(provider, failure.kind, str(failure))
 
-    async def _name_providers(self, key: Key, send: trio.MemorySendChannel[_Event]) -> None:
+    async def _name_providers(self, key: Key, send: trio.MemorySendChannel[_Event], delay: float) -> None:
+        await trio.sleep(delay)
         async with self._router.find_providers(key) as providers:
             async for provider in providers:
                 await send.send(_Named(provider))

@@ -16,8 +16,9 @@ from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
-from peili.mirror.lookup import Found, Lookup, NotFound, Observer, Search
+from peili.mirror.lookup import Found, Lookup, NotFound, Observer
 from peili.mirror.race import NO_ROOM
+from peili.mirror.search import Search
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
@@ -88,7 +89,7 @@ class Mirror:
         gone: SinkClosed | None = None
         async with trio.open_nursery() as nursery:
             # Beside the question to the coordinators, so that a miss waits for the longer of the two only.
-            search = Search(self._lookup, key, nursery)
+            search = Search(self._lookup, key, nursery, self._lookup.known(key))
             try:
                 with follower.holding(digest):
                     try:
@@ -121,12 +122,12 @@ class Mirror:
         wanted_range: RangeRequest | None,
         trace: Trace,
     ) -> None:
-        if follower.is_small(target, digest) and await search.found_at_once():
+        if follower.is_small(target, digest) and search.found:
             # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
             await self._answer_committed(exchange, key, target, wanted_range, trace)
             if exchange.started or trace.size is not None:
                 return
-        if await self._answer_from_tree(follower, exchange, digest, target, wanted_range, trace):
+        if await self._answer_from_tree(follower, search, exchange, digest, target, wanted_range, trace):
             return
         # Perhaps somebody has it whom the coordinators do not know.
         if await search.found_anybody():
@@ -141,6 +142,7 @@ class Mirror:
     async def _answer_from_tree(
         self,
         follower: Follower,
+        search: Search,
         exchange: Exchange,
         digest: Digest,
         target: ContentTarget,
@@ -152,11 +154,15 @@ class Mirror:
         Raise NoRoom.
         """
         if follower.is_small(target, digest):
-            whole = await follower.answer_small(target, digest, trace.failed)
-            if whole is None:
+            found = await follower.answer_small(target, digest, trace.failed)
+            if found is None:
                 return False
-            with closing(whole):
-                trace.providers.append(_address(whole))
+            trace.attempts += found.attempts
+            trace.providers.append(_address(found.answer))
+            if isinstance(found.answer, Stream):  # its head says more than the ingest of our containerd
+                await found.answer.response.aclose()
+                return False
+            with closing(found.answer) as whole:
                 try:
                     span = whole.span if wanted_range is None else wanted_range.resolve(whole.descriptor.size)
                 except UnsatisfiableRange:
@@ -165,7 +171,7 @@ class Mirror:
                 await _send_whole(exchange, replace(whole, span=span), wanted_range)
             return True
         assert isinstance(target, BlobTarget)
-        ending = await follower.answer_large(exchange, target, wanted_range)
+        ending = await follower.answer_large(exchange, target, wanted_range, search)
         trace.failed |= ending.failed
         trace.providers += ending.sources
         trace.attempts += ending.attempts

@@ -7,9 +7,7 @@ anything, and says nothing about the peers' bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -17,20 +15,13 @@ import trio
 from peili.follow.poison import Poison
 from peili.mirror.keeper import follow_key
 from peili.mirror.lookup import Observer
+from peili.mirror.peer_ids import PeerIds
 from peili.oci.digest import Digest, InvalidDigest
 from peili.store.protocol import Added, GrowingBlob, Store
 
 MAXIMUM_WATCHED: Final = 256  # bodies at once, each an open file; others are judged when they are asked for again
 LONGEST_WATCH: Final = 300.0  # seconds until containerd has verified a body; it may have to write it to a slow disk
 _LOOK: Final = 1.0  # seconds between two looks, should a change go unheard
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIds:
-    """Providers are named by text, as people read it, and in the tree of a pull by bytes: the same peers."""
-
-    to_bytes: Callable[[str], bytes] = str.encode
-    to_text: Callable[[bytes], str] = bytes.decode
 
 
 class Verdicts:

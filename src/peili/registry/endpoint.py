@@ -16,7 +16,7 @@ from peili.http.message import Headers
 from peili.http.server import Exchange
 from peili.http.sink import Sink
 from peili.mirror.answer import SMALL_BLOB_SIZE
-from peili.mirror.growing_source import FOLLOW_HEADER, GROWING_HEADER, REFUSED_HEADER
+from peili.mirror.growing_source import FOLLOW_HEADER, GROWING_HEADER, REFUSED_HEADER, UNLESS_SENDING
 from peili.mirror.mirror import Mirror
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -152,15 +152,33 @@ class Registry:
             wanted = None  # RFC 9110, section 13.1.5: no validator of ours can match
         blob = await self._open(target)
         if blob is not None:
-            with blob, self._place(exchange, account, blob.size) as granted:
-                if granted:
-                    await _send_blob(exchange, account, blob, wanted, self._proof(exchange, account, target, blob))
-                else:
-                    await _refuse(exchange, account, _BUSY)
+            await self._answer_local(exchange, account, target, blob, wanted)
         elif account.handler is Handler.SERVE:
             await self._serve_growing(exchange, account, target, wanted)
         else:
             await self._mirror(exchange, account, target, wanted)
+
+    async def _answer_local(
+        self,
+        exchange: Exchange,
+        account: _Account,
+        target: ContentTarget,
+        blob: Blob,
+        wanted: RangeRequest | None,
+    ) -> None:
+        digest = blob.descriptor.digest
+        unless_sending = exchange.request.headers.get(FOLLOW_HEADER) == UNLESS_SENDING
+        with blob, self._place(exchange, account, blob.size) as granted:
+            if not granted:
+                await _refuse(exchange, account, _BUSY)
+            elif unless_sending and self._followers[digest]:
+                await _refuse(
+                    exchange, account, _REFUSED[Admission.BUSY], {REFUSED_HEADER: Admission.BUSY.name.lower()}
+                )
+            else:
+                with self._follower(digest) if account.handler is Handler.SERVE else nullcontext():
+                    proof = self._proof(exchange, account, target, blob)
+                    await _send_blob(exchange, account, blob, wanted, proof)
 
     async def _serve_growing(
         self, exchange: Exchange, account: _Account, target: ContentTarget, wanted: RangeRequest | None
@@ -176,8 +194,7 @@ class Registry:
             start = wanted.first if wanted is not None else 0
             admission = self.admit(blob.digest, blob.size(), start, self._followers[blob.digest])
             if admission is not Admission.SERVE:
-                headers = {REFUSED_HEADER: admission.name.lower()}
-                await _refuse(exchange, account, _REFUSED[admission], headers)
+                await _refuse_follower(exchange, account, admission)
                 return
             with self._place(exchange, account, blob.total) as granted, self._follower(blob.digest):
                 if granted:
@@ -187,7 +204,7 @@ class Registry:
 
     @contextmanager
     def _follower(self, digest: Digest) -> Iterator[None]:
-        """Count one who takes this growing blob from here."""
+        """Count one who takes this blob from here."""
         self._followers[digest] += 1
         try:
             yield
@@ -348,6 +365,10 @@ async def _refuse(
 ) -> None:
     account.outcome, account.reason = Outcome.REFUSED, refusal.message
     await _respond(exchange, refusal, headers)
+
+
+async def _refuse_follower(exchange: Exchange, account: _Account, admission: Admission) -> None:
+    await _refuse(exchange, account, _REFUSED[admission], {REFUSED_HEADER: admission.name.lower()})
 
 
 async def _refuse_range(

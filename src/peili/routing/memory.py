@@ -72,10 +72,14 @@ class MemoryRouter:
 
     def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """The other running routers with this key: the same zone first, else in random order."""
+        return ListedProviders(self.known_providers(key))
+
+    def known_providers(self, key: Key) -> list[Provider]:
+        """The same: nobody has to be asked."""
         found = [peer.provider for peer in self._others() if peer.provides(key)]
         random.shuffle(found)
         found.sort(key=lambda provider: not self._self.zone or provider.zone != self._self.zone)
-        return ListedProviders(found)
+        return found
 
     async def wait_ready(self) -> None:
         """Wait until the router runs."""

@@ -79,6 +79,10 @@ class Router(Protocol):
         """
         ...
 
+    def known_providers(self, key: Key) -> list[Provider]:
+        """Those that this node was told of and has no doubts about, best first: nobody is asked, nothing waits."""
+        ...
+
     async def wait_ready(self) -> None:
         """Wait until there is at least one peer, or bootstrap yielded no address but our own."""
         ...

@@ -50,6 +50,10 @@ class StaticRouter:
         """Every peer, in random order, so that none is asked first each time."""
         return ListedProviders(random.sample(self._peers, len(self._peers)))
 
+    def known_providers(self, key: Key) -> list[Provider]:
+        """Nobody: no peer has said that it has anything."""
+        return []
+
     async def wait_ready(self) -> None:
         """Wait until the router runs."""
         await self._ready.wait()

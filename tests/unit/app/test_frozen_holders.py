@@ -62,7 +62,7 @@ async def test_a_frozen_holder_costs_one_pull_a_moment_where_another_has_it(made
     one, other, puller = await made.start(3)
     for holder in (one, other):
         holder.layout.add(NAME, image)
-    await wait_offered(puller, NAME, image)
+    await wait_offered(puller, NAME, image, holders=2)
     one.freeze()
     seconds = [await seconds_of(puller, target, 200) for target in targets_of(image)]
     one.thaw()

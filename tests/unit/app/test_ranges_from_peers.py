@@ -15,6 +15,7 @@ from peili.http.server import Exchange
 from peili.mirror.attempt import Whole
 from peili.mirror.body_budget import BodyBudget
 from peili.mirror.failure import AttemptFailed, FailureKind
+from peili.mirror.lookup import Found
 from peili.mirror.mirror import BEYOND_END, Mirror, Trace
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
@@ -77,12 +78,13 @@ async def test_a_small_blob_from_the_tree_is_held_to_the_range_as_well() -> None
     descriptor = Descriptor(SMALL, "a/b", len(body))
     whole = Whole(Provider("id", "host", 1), descriptor, Span(0, len(body)), body, lease)
 
-    async def answer_small(*_: object) -> Whole:
-        return whole
+    async def answer_small(*_: object) -> Found:
+        return Found(whole, 1, 0.0)
 
     follower = SimpleNamespace(is_small=lambda *_: True, answer_small=answer_small)
     trace, mirror = Trace(), object.__new__(Mirror)
     target = BlobTarget("docker.io", "library/app", SMALL)
-    parts = cast(Any, (follower, SimpleNamespace(started=False), SMALL, target, RangeRequest(len(body)), trace))
+    exchange = SimpleNamespace(started=False)
+    parts = cast(Any, (follower, None, exchange, SMALL, target, RangeRequest(len(body)), trace))
     assert await mirror._answer_from_tree(*parts)
     assert (trace.reason, trace.size) == (BEYOND_END, len(body))

@@ -222,7 +222,7 @@ def test_a_small_blob_waits_for_a_commit_and_then_goes_upstream() -> None:
     growing = Source(Peer(b"a", "10.0.0.1", 5000), 0, 0, committed=False)
     done = Source(Peer(b"b", "10.0.0.2", 5000), 0, 0, committed=True)
     assert next_step(Lead(1000), 0.0, started=0.0, limit=0.3) == GoUpstream(leading=True)
-    assert next_step(Follow((growing, done)), 0.0, started=0.0, limit=0.3) == TakeFrom(done)
+    assert next_step(Follow((growing, done)), 0.0, started=0.0, limit=0.3) == TakeFrom((done,))
     assert next_step(Follow((growing,)), 0.0, started=0.0, limit=0.3) == AskAgain(0.02)
     assert next_step(Wait(500), 0.25, started=0.0, limit=0.5) == AskAgain(0.5)
     assert next_step(Keep(), 0.0, started=0.0, limit=0.3) == AskAgain(0.02)

@@ -287,3 +287,69 @@ def test_refusals_are_no_reason_to_give_up() -> None:
     for number in range(MAX_TRIES):
         choice.failed(b"%d" % number, SourceFailure.BROKEN, 0.3)
     assert choice.next_step(0.3) == GoUpstream(leading=False, reason="too many tries")
+
+
+def knowing(*sources: Source) -> SourceChoice:
+    return SourceChoice(S, KEY, 0.0, total=10**9, known=sources)
+
+
+DONE = source(b"d", committed=True)
+
+
+def test_a_known_holder_is_asked_before_the_coordinators_and_they_hear_of_it_at_once() -> None:
+    choice = knowing(DONE)
+    assert choice.next_step(0.0) == Take(DONE, unnamed=True)
+    choice.taken(DONE, 0.001, unnamed=True)
+    step = choice.next_step(0.001)
+    assert isinstance(step, RenewNow)
+    assert step.renew.source == b"d"
+
+
+def test_a_known_holder_that_serves_others_leaves_it_to_the_coordinators_who_may_name_it() -> None:
+    choice = knowing(DONE, A)
+    assert choice.next_step(0.0) == Take(DONE, unnamed=True)
+    choice.declined()
+    assert isinstance(choice.next_step(0.0), JoinNow)
+    choice.answered(Follow((DONE,), 1), 0.0)
+    assert choice.next_step(0.0) == Take(DONE)
+
+
+def test_a_known_holder_that_has_it_no_longer_is_followed_by_the_next() -> None:
+    choice = knowing(DONE, A)
+    assert choice.next_step(0.0) == Take(DONE, unnamed=True)
+    choice.failed(b"d", SourceFailure.BROKEN, 0.0)
+    assert choice.next_step(0.0) == Take(A, unnamed=True)
+    choice.failed(b"a", SourceFailure.BROKEN, 0.0)
+    step = choice.next_step(0.0)
+    assert isinstance(step, JoinNow)
+    assert set(step.join.excluded) == {b"a", b"d"}
+
+
+def test_the_coordinators_are_asked_beside_a_known_holder_that_is_slow_and_only_once() -> None:
+    choice = knowing(DONE)
+    choice.next_step(0.0)
+    assert choice.join_beside(0.05) is not None
+    assert choice.join_beside(0.06) is None
+    choice.answered(Follow((A,), 1), 0.06)
+    assert choice.alternative(0.06) == A
+
+
+def test_a_holder_that_answers_after_all_is_taken_though_we_were_told_to_lead() -> None:
+    choice = knowing(DONE)
+    choice.next_step(0.0)
+    assert choice.join_beside(0.05) is not None
+    choice.answered(Lead(1000), 0.06)
+    assert choice.leaves
+    choice.taken(DONE, 0.07, unnamed=True)
+    assert isinstance(choice.next_step(0.07), RenewNow)
+
+
+def test_what_the_coordinators_say_too_late_moves_nobody() -> None:
+    choice = knowing(DONE)
+    choice.next_step(0.0)
+    assert choice.join_beside(0.05) is not None
+    choice.taken(DONE, 0.06, unnamed=True)
+    choice.answered(Follow((A,), 1), 0.07)
+    step = choice.next_step(0.07)
+    assert isinstance(step, RenewNow)
+    assert choice.source == DONE

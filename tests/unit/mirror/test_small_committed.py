@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,11 +10,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from peili.mirror.lookup import AT_ONCE, Lookup, Search
+from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror, Trace
+from peili.mirror.race import RaceLimits
+from peili.mirror.search import Search
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget
 from peili.oci.key import Key
+from peili.routing.protocol import Provider
 
 DIGEST = Digest.of(b"content")
 
@@ -45,8 +48,9 @@ class Story:
         self.asked.append("coordinators")
         return False
 
-    async def found_at_once(self) -> bool:
-        return self.known
+    @property
+    def found(self) -> list[str]:
+        return ["holder"] if self.known else []
 
     async def found_anybody(self) -> bool:
         return self.known
@@ -73,21 +77,39 @@ async def test_who_is_asked(small: bool, known: bool, answers: bool, asked: Coll
 
 
 class SlowLookup:
-    """Finds somebody after this many seconds."""
+    """Finds one after this many seconds, and another when it is to name all."""
+
+    limits = RaceLimits(1.0)
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    async def is_provided(self, key: Key) -> bool:
+    async def name_first(self, key: Key, named: Callable[[Provider], None]) -> None:
         await trio.sleep(self.seconds)
-        return True
+        named(Provider("first", "host", 1))
+
+    async def name_all(self, key: Key, named: Callable[[Provider], None]) -> None:
+        await self.name_first(key, named)
+        named(Provider("second", "host", 1))
 
 
-@pytest.mark.parametrize(("seconds", "at_once"), [(0.0, True), (AT_ONCE / 2, True), (AT_ONCE * 2, False)])
-async def test_at_once_is_without_asking_anybody(autojump_clock: MockClock, seconds: float, at_once: bool) -> None:
+async def test_a_search_finds_the_first_and_all_when_it_is_to(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        search = Search(cast(Lookup, SlowLookup(seconds)), Key("k"), nursery)
-        started = trio.current_time()
-        assert await search.found_at_once() is at_once
-        assert trio.current_time() - started <= AT_ONCE
+        search = Search(cast(Lookup, SlowLookup(0.5)), Key("k"), nursery)
+        assert search.found == []
         assert await search.found_anybody()
+        await trio.sleep(1.0)
+        assert [each.peer_id for each in search.found] == ["first"]
+        search.go_on()
+        await trio.sleep(1.0)
+        assert [each.peer_id for each in search.found] == ["first", "second"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_search_for_what_is_known_asks_nobody_before_it_is_to(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        search = Search(cast(Lookup, SlowLookup(0.5)), Key("k"), nursery, [Provider("known", "host", 1)])
+        assert await search.found_anybody()
+        await trio.sleep(1.0)
+        assert [each.peer_id for each in search.found] == ["known"]
+        nursery.cancel_scope.cancel()

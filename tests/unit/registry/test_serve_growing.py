@@ -259,3 +259,20 @@ async def test_a_served_answer_that_is_cancelled_gives_its_file_back(tmp_path: P
                     assert await read(response) == CONTENT[:MEBIBYTE]
             nursery.cancel_scope.cancel()
         assert open_descriptors() == before
+
+
+async def test_who_asks_before_the_coordinators_is_left_to_them_while_others_are_served(
+    tmp_path: Path,
+) -> None:
+    async with receiving(tmp_path) as place:
+        place.ingest.write(CONTENT[MEBIBYTE:])
+        place.ingest.commit()
+        while place.store.descriptor(DESCRIPTOR.digest) is None:
+            await trio.sleep(0.01)
+        unnamed = {"X-Peili-Follow": "unless-sending"}
+        async with place.open(**unnamed) as first:
+            assert first.status == 200
+            async with place.open(**unnamed) as second:
+                assert (second.status, second.headers.get("X-Peili-Refused")) == (503, "busy")
+            async with place.open() as named:
+                assert named.status == 200

@@ -230,10 +230,11 @@ class Coordination:
         now = trio.current_time()
         match ask:
             case Join():
-                if committed := self._committed(ask.key, now):
-                    self.coordinator.provided(ask.key, committed, now)
+                self._note_committed(ask.key, now)
                 return self.coordinator.join(peer, ask, now, deputy=self._is_deputy(ask.key, now))
             case Renew():
+                if ask.source and not self.coordinator.knows(ask.key, ask.source):
+                    self._note_committed(ask.key, now)  # whom it knew, and asked before us
                 return self.coordinator.renew(peer, ask, now)
             case Leave():
                 return self.coordinator.leave(peer, ask, now)
@@ -253,6 +254,10 @@ class Coordination:
             if len(self._deputies) > MOST_NEAREST:
                 del self._deputies[next(iter(self._deputies))]
         return deputy
+
+    def _note_committed(self, key: bytes, now: float) -> None:
+        if committed := self._committed(key, now):
+            self.coordinator.provided(key, committed, now)
 
     def _committed(self, key: bytes, now: float) -> list[Peer]:
         """Who has it committed, as the records that we keep say."""

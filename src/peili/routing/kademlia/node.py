@@ -26,7 +26,7 @@ from peili.routing.kademlia.links import Link, Links, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.members import Door, Members
 from peili.routing.kademlia.outbox import Outbox
-from peili.routing.kademlia.search import ProviderSearch
+from peili.routing.kademlia.search import ProviderSearch, known_providers
 from peili.routing.kademlia.serve import Server
 from peili.routing.kademlia.settings import IDENTITY_FILE, KademliaSettings
 from peili.routing.kademlia.upkeep import Upkeep
@@ -142,6 +142,10 @@ class KademliaRouter:
     def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """The providers that we are connected with first, of these the same zone first, then in random order."""
         return ProviderSearch(key_digest(key), self._knowledge, self._links, self._lookups)
+
+    def known_providers(self, key: Key) -> list[Provider]:
+        """Of those that our own records name, the ones that we are connected with."""
+        return known_providers(key_digest(key), self._knowledge, self._links)
 
     async def wait_ready(self) -> None:
         """Wait until a peer has answered, or bootstrap yielded no address but our own."""

@@ -144,16 +144,39 @@ class ProviderSearch:
         self._offer(Provider(peer_id, host, port), hint.id, suspect=True)
 
     def _take(self, link: Link) -> None:
-        contact = self._knowledge.provider_contact(link)
-        if contact is None or link.id in self._yielded or not self._knowledge.settings.is_peer_address(link.host):
-            return
-        suspect = self._knowledge.table.is_suspect(link.id, trio.current_time())
-        provider = Provider(str(link.connection.peer_id), link.host, contact.registry_port, contact.zone)
-        self._offer(provider, link.id, suspect=suspect)
+        provider = _provider_at(link, self._knowledge)
+        if provider is not None and link.id not in self._yielded:
+            suspect = self._knowledge.table.is_suspect(link.id, trio.current_time())
+            self._offer(provider, link.id, suspect=suspect)
 
     def _offer(self, provider: Provider, peer_id: bytes, *, suspect: bool) -> None:
         self._yielded.add(peer_id)
-        own_zone = self._knowledge.settings.zone
-        far = not own_zone or provider.zone != own_zone
-        heappush(self._found, (suspect, far, self._knowledge.random.random(), provider))
+        heappush(self._found, (suspect, *_rank(provider, self._knowledge), provider))
         self._change.ring()
+
+
+def known_providers(digest: bytes, knowledge: Knowledge, links: Links) -> list[Provider]:
+    """The providers that our own records name and that we are connected with, but for suspects; best first."""
+    now, ranked = trio.current_time(), []
+    for hint in knowledge.records.get(digest, now, knowledge.random):
+        link = links.get(hint.id)
+        if link is None or link.identify is None or knowledge.table.is_suspect(hint.id, now):
+            continue
+        provider = _provider_at(link, knowledge)
+        if provider is not None:
+            ranked.append((_rank(provider, knowledge), provider))
+    return [provider for _, provider in sorted(ranked)]
+
+
+def _provider_at(link: Link, knowledge: Knowledge) -> Provider | None:
+    """The peer at the other end as a provider; None where nothing can be fetched from it."""
+    contact = knowledge.provider_contact(link)
+    if contact is None or not knowledge.settings.is_peer_address(link.host):
+        return None
+    return Provider(str(link.connection.peer_id), link.host, contact.registry_port, contact.zone)
+
+
+def _rank(provider: Provider, knowledge: Knowledge) -> tuple[bool, float]:
+    """The same zone first, else in random order; the smaller the better."""
+    own_zone = knowledge.settings.zone
+    return not own_zone or provider.zone != own_zone, knowledge.random.random()

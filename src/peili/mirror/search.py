@@ -1,0 +1,54 @@
+"""Who else provides a key: found out beside the question to the coordinators, and only as far as it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+
+from peili.mirror.lookup import Lookup
+from peili.oci.key import Key
+from peili.routing.protocol import Provider
+
+
+class Search:
+    """Looks for the first provider where none is known, and for all others when told to. Ends with the nursery."""
+
+    def __init__(self, lookup: Lookup, key: Key, nursery: trio.Nursery, known: Sequence[Provider] = ()) -> None:
+        """`known`: providers that this node was told of."""
+        self.found: list[Provider] = list(known)  # so far
+        self._lookup = lookup
+        self._key = key
+        self._nursery = nursery
+        self._goes_on = False
+        self._first = trio.Event()
+        if known:
+            self._first.set()
+        else:
+            nursery.start_soon(self._find_first)
+
+    async def found_anybody(self) -> bool:
+        """Wait until that is known, no longer than the lookup's limit since the start."""
+        await self._first.wait()
+        return bool(self.found)
+
+    def go_on(self) -> None:
+        """Those that were found do not do: look for all others."""
+        if not self._goes_on:
+            self._goes_on = True
+            self._nursery.start_soon(self._find_all)
+
+    async def _find_first(self) -> None:
+        try:
+            with trio.move_on_after(self._lookup.limits.resolve_timeout):
+                await self._lookup.name_first(self._key, self._note)
+        finally:
+            self._first.set()
+
+    async def _find_all(self) -> None:
+        with trio.move_on_after(self._lookup.limits.resolve_timeout):
+            await self._lookup.name_all(self._key, self._note)
+
+    def _note(self, provider: Provider) -> None:
+        if all(provider.peer_id != each.peer_id for each in self.found):
+            self.found.append(provider)
