@@ -452,8 +452,7 @@ class Asked:
         if coordinator.state is State.CRASHED:
             network.later(partial(self._fail, place, coordinator))
             return
-        # A node's own coordinator is a call.
-        pause = 0.0 if coordinator is self.node else coordinator.paused_until - network.now
+        pause = coordinator.paused_until - network.now
         if not coordinator.alive or pause >= timeout:
             network.at(timeout, partial(self._silence, place, coordinator))
         if pause > 0:

@@ -97,8 +97,8 @@ def decode_ask(body: bytes) -> Ask:
 def encode_answer(answer: Answer) -> bytes:
     """The body of a coordinator's answer; raise ValueError where a value is out of bounds."""
     match answer:
-        case Lead(milliseconds):
-            return number_field(1, _LEAD) + number_field(2, milliseconds)
+        case Lead(milliseconds, sole):
+            return number_field(1, _LEAD) + number_field(2, milliseconds) + number_field(5, int(sole))
         case Wait(milliseconds):
             return number_field(1, _WAIT) + number_field(2, milliseconds)
         case Keep(depth, milliseconds):
@@ -117,7 +117,7 @@ def decode_answer(body: bytes) -> Answer:
     depth = min(fields.number(4), MAX_DEPTH)
     match fields.number(1):
         case 16:
-            return Lead(milliseconds)
+            return Lead(milliseconds, bool(fields.number(5)))
         case 17:
             sources = tuple(_decode_source(each) for each in fields.lists.get(3, [])[:MAX_SOURCES])
             if not sources:

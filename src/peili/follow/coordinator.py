@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from peili.follow.deputy import LOOK, is_left_to_senior
+from peili.follow.deputy import look_again
 from peili.follow.message import (
     Follow,
     Join,
@@ -83,7 +83,7 @@ class Coordinator:
     def join(self, peer: Peer, join: Join, now: float, *, deputy: bool = False) -> Lead | Follow | Wait:
         """A node wants this digest. `peer.id` and `peer.host` are those of its connection.
 
-        `deputy`: the other coordinator of the digest is closer to it.
+        `deputy`: another coordinator of the digest is closer to it.
         """
         self._joins += 1
         if self._joined[0] != peer.id:
@@ -99,10 +99,11 @@ class Coordinator:
             swarm.set_role(entry, Role.WAITING, b"", now)
             entry.grew_at = None
         entry.report(join.offset, now)
-        if deputy and is_left_to_senior(swarm, join, now):
-            return self._wait(swarm, entry, LOOK, now)
+        look = look_again(swarm, join, now) if deputy else None
+        if look is not None:
+            return self._wait(swarm, entry, look, now)
         if entry.role is Role.LEADING and self._still_leads(swarm, entry, join, now):
-            return self._lead_answer(entry, now)
+            return self._lead_answer(swarm, entry, now)
         self._doubt(swarm, join.excluded)
         excluded = (*join.excluded, *join.busy)
         sources = self._sources(swarm, entry, excluded, now, everybody=join.purpose is Purpose.RESUME)
@@ -194,16 +195,16 @@ class Coordinator:
         last = entry.grew_at if entry.grew_at is not None else entry.joined
         return last < lead.granted and now - lead.granted < self._settings.lapse
 
-    def _lead_answer(self, entry: Entry, now: float) -> Lead:
+    def _lead_answer(self, swarm: Swarm, entry: Entry, now: float) -> Lead:
         left = entry.granted + self._settings.lapse - now
-        return Lead(max(1, round(left * 1000)))
+        return Lead(max(1, round(left * 1000)), sole=swarm.entries.keys() == {entry.peer.id})
 
     def _grant(self, swarm: Swarm, entry: Entry, now: float) -> Lead:
         self._leads_granted += 1
         swarm.set_role(entry, Role.LEADING, b"", now)
         entry.granted, entry.interval, entry.rate = now, self._settings.renew_interval, 0.0
         entry.grew_at, entry.says_so = None, False
-        return self._lead_answer(entry, now)
+        return self._lead_answer(swarm, entry, now)
 
     def _follow(self, swarm: Swarm, entry: Entry, sources: Sequence[Entry], now: float) -> Follow:
         """The first is taken to be chosen; the next Renew says so, or otherwise."""

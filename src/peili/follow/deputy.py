@@ -15,18 +15,25 @@ from peili.follow.swarm import Swarm
 # or has given it up (replies.ASK_TIMEOUT), and one that was granted a lead has said so.
 HOLD: Final = 0.35
 LOOK: Final = 0.05  # seconds until a node is to ask it again
+# The same where nobody else has asked: a herd's Joins come to both coordinators at the same moment, so that a node
+# whose Join is the only one for so long is the one that the closer coordinator would name as well.
+SOLE: Final = 0.025
+_SOLE_LOOK: Final = 0.01
 
 
-def is_left_to_senior(swarm: Swarm, join: Join, now: float) -> bool:
-    """Whether the deputy leaves this Join to the closer coordinator.
+def look_again(swarm: Swarm, join: Join, now: float) -> float | None:
+    """Seconds until the node is to ask again, where its Join is left to the closer coordinator; else None.
 
-    Not where the sender has given that one up: it waits for its word by itself, for as long as makes sense.
+    Not for long where the sender has given that one up: it waits for its word by itself, as long as makes sense.
     """
     if swarm.is_fetched():
         swarm.asked = None
-        return False
-    if join.purpose is not Purpose.FIRST or join.alone:
-        return False
+        return None
+    if join.purpose is not Purpose.FIRST:
+        return None
     if swarm.asked is None:
         swarm.asked = now
-    return now - swarm.asked < HOLD
+    waited = now - swarm.asked
+    if waited < SOLE:
+        return _SOLE_LOOK
+    return None if join.alone or len(swarm.entries) == 1 or waited >= HOLD else LOOK

@@ -88,9 +88,13 @@ class Leave:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Fetch it from upstream: answer 404. The lead lapses after `milliseconds` without growth."""
+    """Fetch it from upstream: answer 404. The lead lapses after `milliseconds` without growth.
+
+    `sole`: nobody else wants it, as far as the coordinator has heard.
+    """
 
     milliseconds: int
+    sole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

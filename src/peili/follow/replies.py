@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from peili.follow.message import Answer, Lead
+from peili.follow.message import Answer, Follow, Lead
 
 COORDINATORS: Final = 2  # of one digest
 CANDIDATES: Final = 2 * COORDINATORS  # that are remembered: the next ones take over where both are silent
 PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
 # The same where the other one says Lead: the closer one may have told somebody else to, and then two would.
 LEAD_PATIENCE: Final = 0.2
+# Who says Lead has waited already where nobody else wants it (deputy.py).
+SOLE_PATIENCE: Final = 0.005
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
 SILENT_TIME: Final = 3.0  # seconds for which a coordinator that did not answer in time is not waited for
 # But for a Lead: until it has been silent for so many seconds in all, and beyond that a moment each time.
@@ -89,9 +91,31 @@ def judge(
     if best is None:
         over = len(replies) >= count or elapsed >= ASK_TIMEOUT
         return Counts(None) if over else Listen(ASK_TIMEOUT)
-    answer, closer = replies[best], [place for place in range(best) if place not in replies]
+    answer = replies[best]
     if isinstance(answer, Lead):
-        patience = max((silent.get(place, LEAD_PATIENCE) for place in closer), default=0.0)
-    else:
-        patience = PATIENCE if any(place not in silent for place in closer) else 0.0
+        return _judge_lead(answer, best, replies, count, elapsed, silent)
+    closer = (place for place in range(best) if place not in replies)
+    patience = PATIENCE if any(place not in silent for place in closer) else 0.0
     return Counts(answer) if elapsed >= patience else Listen(patience)
+
+
+def _judge_lead(
+    lead: Lead,
+    place: int,
+    replies: Mapping[int, Answer | None],
+    count: int,
+    elapsed: float,
+    silent: Mapping[int, float],
+) -> Counts | Listen:
+    """A second lead is a second download: all that may know of another one are heard, and one that does counts."""
+    for other in sorted(replies):
+        if isinstance(follow := replies[other], Follow):
+            return Counts(follow)
+    missing = [each for each in range(count) if each not in replies]
+    if lead.sole and place < COORDINATORS:
+        patience = SOLE_PATIENCE if 0 in missing and place else 0.0
+    else:
+        patience = max((silent.get(each, LEAD_PATIENCE) for each in missing if each < place), default=0.0)
+    if any(each not in silent for each in missing if each > place):
+        patience = max(patience, PATIENCE)
+    return Counts(lead) if elapsed >= patience else Listen(patience)

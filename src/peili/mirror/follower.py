@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import trio
 
-from peili.follow.message import Join, Source
+from peili.follow.message import Join, Lead, Source
 from peili.follow.source_choice import SourceChoice
 from peili.follow.wait import POLL, AskAgain, TakeFrom, next_step
 from peili.http.server import Exchange
@@ -67,8 +67,10 @@ class Follower:
         finally:
             self._keeper.release(digest)
 
-    async def answer_small(self, target: ContentTarget, digest: Digest, failed: set[str]) -> Found | None:
-        """A manifest, config or other small blob: wait a little for whoever fetches it; None: go upstream.
+    async def answer_small(self, target: ContentTarget, digest: Digest, failed: set[str]) -> Found | Lead | None:
+        """A manifest, config or other small blob: wait a little for whoever fetches it; else go upstream.
+
+        Lead: the coordinators said so.
 
         `failed`: peers that are not asked any more, and those that are found to be at fault.
         The caller closes the answer. Raise NoRoom where this node has no memory for it.
@@ -96,7 +98,7 @@ class Follower:
             elif isinstance(step, AskAgain):
                 await trio.sleep_until(step.at)
             else:
-                return None
+                return answer if isinstance(answer, Lead) else None
 
     async def answer_large(
         self, exchange: Exchange, target: BlobTarget, wanted: RangeRequest | None, search: Search

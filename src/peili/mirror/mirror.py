@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import trio
 
+from peili.follow.message import Lead
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink
@@ -27,6 +29,9 @@ from peili.oci.ranges import RangeRequest, UnsatisfiableRange
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
+# Seconds that a lookup may take longer than the coordinators, who are closest to the key and keep its records: only
+# nodes that do not answer make it take much longer, and they have nothing to give.
+LEAD_PATIENCE = 0.01
 BEYOND_END = "beyond_end"  # why nothing is sent though peers have it: the range begins beyond its end
 
 
@@ -40,6 +45,7 @@ class Trace:
     attempts: int = 0
     resumes: int = 0
     reason: str = ""  # of a miss or of a body that ended early
+    leading: bool = False  # the coordinators said that this node is to fetch it
     size: int | None = None  # of the whole content, where the range asked for begins beyond its end
 
 
@@ -130,7 +136,7 @@ class Mirror:
         if await self._answer_from_tree(follower, search, exchange, digest, target, wanted_range, trace):
             return
         # Perhaps somebody has it whom the coordinators do not know.
-        if await search.found_anybody():
+        if await search.found_anybody(LEAD_PATIENCE if trace.leading else inf):
             await self._answer_committed(exchange, key, target, wanted_range, trace)
         else:
             trace.reason = trace.reason or "no_provider"
@@ -155,7 +161,8 @@ class Mirror:
         """
         if follower.is_small(target, digest):
             found = await follower.answer_small(target, digest, trace.failed)
-            if found is None:
+            trace.leading = isinstance(found, Lead)
+            if not isinstance(found, Found):
                 return False
             trace.attempts += found.attempts
             trace.providers.append(_address(found.answer))
@@ -176,7 +183,7 @@ class Mirror:
         trace.providers += ending.sources
         trace.attempts += ending.attempts
         trace.resumes += max(len(ending.sources) - 1, 0)
-        trace.reason = ending.reason
+        trace.reason, trace.leading = ending.reason, ending.leading
         if not exchange.started:
             return False
         if ending.requeue:

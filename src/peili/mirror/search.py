@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 import trio
 
@@ -27,9 +28,10 @@ class Search:
         else:
             nursery.start_soon(self._find_first)
 
-    async def found_anybody(self) -> bool:
-        """Wait until that is known, no longer than the lookup's limit since the start."""
-        await self._first.wait()
+    async def found_anybody(self, patience: float = inf) -> bool:
+        """Wait until that is known, for so many seconds, and no longer than the lookup's limit since the start."""
+        with trio.move_on_after(patience):
+            await self._first.wait()
         return bool(self.found)
 
     def go_on(self) -> None:

@@ -65,7 +65,7 @@ def chain(now: float = 0.0) -> Coordinator:
 
 def test_the_first_leads_and_the_next_ones_follow_each_other() -> None:
     table = Coordinator(SETTINGS)
-    assert table.join(A, join(), 0.0) == Lead(3000)
+    assert table.join(A, join(), 0.0) == Lead(3000, sole=True)
     answer = table.join(B, join(), 0.0)
     assert isinstance(answer, Follow)
     assert [(s.peer, s.offset, s.depth, s.committed) for s in answer.sources] == [(A, 0, 0, False)]
@@ -85,8 +85,8 @@ def test_a_small_layer_makes_a_flat_tree_within_the_fan_out() -> None:
 
 def test_a_lead_is_found_again_and_not_granted_twice() -> None:
     table = Coordinator(SETTINGS)
-    assert table.join(A, join(), 0.0) == Lead(3000)
-    assert table.join(A, join(), 0.4) == Lead(2600)
+    assert table.join(A, join(), 0.0) == Lead(3000, sole=True)
+    assert table.join(A, join(), 0.4) == Lead(2600, sole=True)
     assert table.statistics().leads_granted == 1
 
 

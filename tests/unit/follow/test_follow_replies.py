@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from peili.follow.coordinator import Coordinator
-from peili.follow.deputy import HOLD
-from peili.follow.message import Answer, Follow, Join, Keep, Lead, Peer, Purpose, Renew, Wait
+from peili.follow.deputy import HOLD, SOLE
+from peili.follow.message import Answer, Follow, Join, Keep, Lead, Peer, Purpose, Renew, Source, Wait
 from peili.follow.replies import (
     ASK_TIMEOUT,
     FROZEN_TIME,
@@ -14,6 +14,7 @@ from peili.follow.replies import (
     PATIENCE,
     SILENT_LEAD_PATIENCE,
     SILENT_TIME,
+    SOLE_PATIENCE,
     Counts,
     Listen,
     Silences,
@@ -24,15 +25,32 @@ from peili.follow.settings import FollowSettings
 KEY = b"k" * 32
 A, B = Peer(b"a", "10.0.0.1", 5000), Peer(b"b", "10.0.0.2", 5000)
 LEAD, WAIT, KEEP = Lead(3000), Wait(50), Keep()
+SOLE_LEAD, FOLLOW = Lead(3000, sole=True), Follow((Source(A, 0, 0, committed=False),))
 
 
 # judge
 
 
-@pytest.mark.parametrize("answer", [LEAD, WAIT, KEEP])
+@pytest.mark.parametrize("answer", [FOLLOW, WAIT, KEEP])
 def test_the_closest_one_counts_at_once(answer: Answer) -> None:
     assert judge({0: answer}, 2, 0.001, {}) == Counts(answer)
     assert judge({0: answer, 1: LEAD}, 2, 0.001, {}) == Counts(answer)
+
+
+@pytest.mark.parametrize("lead", [LEAD, SOLE_LEAD])
+def test_a_lead_is_held_against_what_the_other_one_knows(lead: Lead) -> None:
+    assert judge({0: lead}, 2, 0.001, {}) == Listen(PATIENCE)
+    assert judge({0: lead}, 2, PATIENCE, {}) == Counts(lead)
+    assert judge({0: lead}, 2, 0.001, {1: 0.3}) == Counts(lead), "it was silent before"
+    assert judge({0: lead, 1: WAIT}, 2, 0.001, {}) == Counts(lead)
+    assert judge({0: lead, 1: None}, 2, 0.001, {}) == Counts(lead)
+    assert judge({0: lead, 1: FOLLOW}, 2, 0.001, {}) == Counts(FOLLOW)
+
+
+def test_a_sole_lead_of_the_second_counts_soon_and_of_one_beyond_it_as_any_other() -> None:
+    assert judge({1: SOLE_LEAD}, 2, 0.001, {}) == Listen(SOLE_PATIENCE)
+    assert judge({1: SOLE_LEAD}, 2, SOLE_PATIENCE, {}) == Counts(SOLE_LEAD)
+    assert judge({2: SOLE_LEAD}, 3, SOLE_PATIENCE, {0: 0.3, 1: 0.2}) == Listen(0.3)
 
 
 def test_the_second_counts_after_some_patience_and_its_lead_after_more() -> None:
@@ -85,12 +103,23 @@ def test_one_that_answers_is_silent_no_more_and_one_that_cannot_be_reached_is_fr
 
 def test_a_deputy_leaves_the_first_word_to_the_closer_coordinator() -> None:
     table = Coordinator(FollowSettings())
-    assert table.join(A, Join(KEY), 0.0, deputy=True) == WAIT
+    assert table.join(B, Join(KEY), 0.0, deputy=True) == Wait(10)
+    assert table.join(A, Join(KEY), SOLE, deputy=True) == WAIT
     assert table.join(B, Join(KEY), HOLD - 0.01, deputy=True) == WAIT
     assert isinstance(table.join(B, Join(KEY), HOLD, deputy=True), Lead), "it has said nothing"
     answer = table.join(A, Join(KEY), HOLD + 0.01, deputy=True)
     assert isinstance(answer, Follow)
     assert answer.sources[0].peer == B
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_deputy_answers_soon_who_is_the_only_one_that_asks(alone: bool) -> None:
+    table = Coordinator(FollowSettings())
+    assert isinstance(table.join(A, Join(KEY, alone=alone), 0.0, deputy=True), Wait)
+    assert isinstance(table.join(A, Join(KEY, alone=alone), SOLE - 0.001, deputy=True), Wait)
+    answer = table.join(A, Join(KEY, alone=alone), SOLE, deputy=True)
+    assert isinstance(answer, Lead)
+    assert answer.sole
 
 
 def test_a_deputy_answers_as_soon_as_somebody_says_that_it_leads() -> None:
@@ -102,7 +131,8 @@ def test_a_deputy_answers_as_soon_as_somebody_says_that_it_leads() -> None:
 
 def test_a_deputy_answers_who_has_given_the_other_up_and_who_resumes() -> None:
     table = Coordinator(FollowSettings())
-    assert isinstance(table.join(A, Join(KEY, alone=True), 0.0, deputy=True), Lead)
+    table.join(B, Join(KEY, alone=True), 0.0, deputy=True)
+    assert isinstance(table.join(A, Join(KEY, alone=True), SOLE, deputy=True), Lead)
     table = Coordinator(FollowSettings())
     table.join(A, Join(KEY, 5, purpose=Purpose.RESUME), 0.0, deputy=True)
     assert isinstance(table.join(A, Join(KEY, 5, purpose=Purpose.RESUME), 2.2, deputy=True), Lead)

@@ -52,7 +52,7 @@ class Story:
     def found(self) -> list[str]:
         return ["holder"] if self.known else []
 
-    async def found_anybody(self) -> bool:
+    async def found_anybody(self, patience: float) -> bool:
         return self.known
 
     async def play(self) -> list[str]:
