@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from typing import Final
 
@@ -10,9 +11,15 @@ import trio
 from peili.http.errors import ConnectFailed
 from peili.http.message import SocketAddress
 
-# Bytes that a peer may have sent and we have not read (tcp(7)); set before connecting, for the window's scale.
-# Left to itself the kernel grows this to several megabytes for each connection.
+# Bytes that a peer may have sent and we have not read (tcp(7)). Left to itself the kernel grows this to several
+# megabytes for each connection.
 RECEIVE_BUFFER: Final = 1024 * 1024
+# The same until our own reader has shown that it is fast. A thousand slow ones with the large one bring the kernel
+# to its limit (tcp_mem of tcp(7)), where it throttles and drops for all connections of the machine. Never set again
+# on one that had the large one: what its peer was told that it may send would be dropped.
+SMALL_RECEIVE_BUFFER: Final = 128 * 1024
+# Which buffers stay as they were set: Linux 5.15 (include/uapi/asm-generic/socket.h).
+_SO_BUF_LOCK: Final = 72
 
 
 async def dial(address: SocketAddress, connect_timeout: float) -> trio.socket.SocketType:
@@ -32,8 +39,9 @@ async def _dial(address: SocketAddress) -> trio.socket.SocketType:
         sock = trio.socket.socket(family, kind, protocol)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+            size = _prepare_receive_buffer(sock)
             await sock.connect(name)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
         except OSError as error:
             sock.close()
             failure = error
@@ -43,6 +51,24 @@ async def _dial(address: SocketAddress) -> trio.socket.SocketType:
         else:
             return sock
     raise failure
+
+
+def _prepare_receive_buffer(sock: trio.socket.SocketType) -> int:
+    """Before connecting, which fixes the window's scale: let it be as if the buffer might grow; return its size."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_BUF_LOCK, 0)
+    except OSError:  # an older kernel: a small one would stay small
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        return RECEIVE_BUFFER
+    return SMALL_RECEIVE_BUFFER
+
+
+def enlarge_receive_buffer(sock: trio.socket.SocketType) -> None:
+    """Let the peer send further ahead."""
+    with contextlib.suppress(OSError):  # it broke meanwhile: the next read will tell
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_WINDOW_CLAMP, RECEIVE_BUFFER)
 
 
 def is_quiet(sock: trio.socket.SocketType) -> bool:

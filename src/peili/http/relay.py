@@ -1,11 +1,9 @@
 """From a peer's socket into a client's, inside the kernel: splice through a pipe (splice(2)).
 
-The stage is filled as far as the sink has room before anything is waited for, and what has left the source reaches
-the sink's socket before any failure of the source is told. So the caller can go on from another source at exactly
-the byte that `moved` names.
-
-A reader that is slow, or has stopped, keeps no stage: nothing is taken for it that its socket has no room for, and
-the little that is left over is put into a buffer of that size.
+Until a reader has shown that it is fast, nothing is taken from the source that the sink's socket has no room for:
+it waits in the source's socket, where it costs no stage. So a stage is held only while bytes move, and a thousand
+slow readers leave the pipes to the fast ones. What has left the source reaches the sink's socket before any failure
+of the source is told, and the caller can go on from another source at exactly the byte that `moved` names.
 """
 
 from __future__ import annotations
@@ -17,18 +15,22 @@ from typing import Final
 
 import trio
 
+from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SourceEnded, SourceStalled
+from peili.http.pace import Pace
 from peili.http.source import Source
 from peili.http.stages import PutBy, Stage, StagePool, Way
-from peili.http.stall import LOW_WATER_PATIENCE, StallWatch, next_low_water
+from peili.http.stall import LOW_WATER, LOW_WATER_PATIENCE, StallWatch, next_low_water
 from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
 
 # What splice says where these two descriptors cannot be spliced (splice(2)).
 _NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-# What is taken from the source though the sink has no room: only a writer that finds none makes the kernel enlarge
-# a socket's buffer (tcp_new_space).
-OVER_ROOM: Final = 16 * 1024
-# Seconds that a sink may take nothing before its stage is given to others.
+# With less room than this the sink is waited for. To wait is also what makes the kernel enlarge the send buffer of
+# a reader that is fast (tcp_new_space).
+_ROOM: Final = 64 * 1024
+# What is taken at least when the sink's socket says that it is writable: its own idea of that may differ.
+_LEAST: Final = 16 * 1024
+# Seconds that a sink may take nothing before it is slow, and its stage is given to others.
 _HOLD: Final = 0.3
 
 
@@ -45,9 +47,11 @@ class Relay:
         stall_timeout: float,
         write_timeout: float,
         pool: StagePool,
+        pace: Pace,
         room: Callable[[], int],
     ) -> None:
-        """`room`: how many bytes the sink's socket takes now, about."""
+        """`room`: how many bytes the sink's socket takes now, about. `account` tells `pace`, too."""
+        self._pace = pace
         self._room = room
         self._source = source
         self._sink = sink
@@ -63,6 +67,7 @@ class Relay:
         self._expired = False
         self._since_turn = 0  # bytes since others had a turn on the event loop
         self._ended = ""  # why the source will give no more
+        self._runs_ahead = False
         self.moved = 0
 
     async def run(self) -> int:
@@ -70,9 +75,7 @@ class Relay:
         try:
             await self._send_buffered()
             while self.moved < self._count:
-                if isinstance(self._stage, PutBy) and not self._pending:
-                    self._release()
-                self._fill()
+                self._fill(await self._find_room())
                 if self._pending:
                     await self._drain()
                 elif self._ended:
@@ -97,14 +100,26 @@ class Relay:
         if buffered := self._source.buffered[: self._count]:
             await send_all(self._sink, buffered, account, self._write_timeout)
 
-    def _fill(self) -> None:
-        """Take what the source has, as far as the stage holds it, and the sink may take it."""
+    async def _find_room(self) -> int:
+        """How many bytes to take from the source at most; waits until the sink takes some."""
+        wanted = self._count - self.moved
+        if self._pace.fast:
+            return wanted
+        room = self._room()
+        if room < min(_ROOM, wanted):
+            self._release()
+            await wait_for_sink(self._sink, self._write_timeout)
+            self._since_turn = 0
+            room = max(self._room(), _LEAST)
+        return min(room, wanted)
+
+    def _fill(self, room: int) -> None:
+        """Take what the source has, as far as the stage holds it, and the sink has room."""
         taken = 0
-        room = max(self._room() - self._pending, OVER_ROOM - self._pending)
-        while not self._ended and (wanted := min(self._count - self.moved - self._pending, room - taken)) > 0:
+        while not self._ended and taken < room:
             if self._stage is None:
                 self._stage = self._pool.acquire(copying=self._copying)
-            count = self._fill_once(self._stage, wanted)
+            count = self._fill_once(self._stage, room - taken)
             if count == 0:
                 break
             taken += count
@@ -133,7 +148,7 @@ class Relay:
         self._ended = f"{reason} {self._source.remaining} bytes before the end"
 
     async def _drain(self) -> None:
-        """Give the sink what is in the stage; return when it is empty, or when there was reason to wait."""
+        """Give the sink what is in the stage, all of it."""
         while (stage := self._stage) is not None and stage.pending:
             # Full segments only while the next bytes are sure to follow at once; never hold the last ones back.
             more = stage.pending >= stage.size // 2 and self._count - self.moved > stage.pending
@@ -142,13 +157,15 @@ class Relay:
             except BlockingIOError:
                 await self._wait_for_sink(stage)
                 self._since_turn = 0
-                return
+                continue
             except OSError as error:
                 raise sink_closed(error) from error
             self._sent(given, stage.way)
             if self._since_turn >= CHUNK:
                 self._since_turn = 0
                 await trio.lowlevel.checkpoint()
+        if isinstance(self._stage, PutBy):
+            self._release()
 
     async def _wait_for_sink(self, stage: Stage) -> None:
         """Wait until the sink takes bytes; one that is slow to do so leaves the stage to others meanwhile."""
@@ -156,8 +173,8 @@ class Relay:
         with trio.move_on_after(_HOLD):
             await trio.lowlevel.wait_writable(self._sink)
             return
-        if OVER_ROOM >= stage.pending < stage.size:
-            self._stage = self._pool.put_by(stage)
+        self._stage = self._pool.put_by(stage)
+        self._pace.stopped(trio.current_time())
         await wait_for_sink(self._sink, self._write_timeout, deadline)
 
     def _sent(self, count: int, way: Way) -> None:
@@ -165,12 +182,16 @@ class Relay:
         self.moved += count
         self._since_turn += count
         self._account(count)
+        if self._pace.fast and not self._runs_ahead:
+            self._runs_ahead = True
+            self._source.let_run_ahead()
 
     async def _wait_for_source(self) -> None:
         self._release()
         if self._watch.stalled:
             raise SourceStalled(f"no progress from the source for {self._stall_timeout:g} s", self.moved)
-        self._source.set_low_water(min(self._low_water, self._count - self.moved))
+        most = LOW_WATER if self._pace.fast else SMALL_RECEIVE_BUFFER // 2  # what its receive buffer holds for sure
+        self._source.set_low_water(min(self._low_water, most, self._count - self.moved))
         patience = self._watch.left if self._low_water == 1 else min(self._watch.left, LOW_WATER_PATIENCE)
         started = trio.current_time()
         with trio.move_on_after(patience) as scope:

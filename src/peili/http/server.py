@@ -16,7 +16,7 @@ from peili.http.connection import Connection, Handler, OnError, Tally, close, li
 from peili.http.exchange import Exchange
 from peili.http.limits import Limits, ServerStatistics
 from peili.http.message import Headers, Request, SocketAddress
-from peili.http.sink import Sink
+from peili.http.sink import UNSENT_LOW_WATER, Sink, set_unsent_low_water
 from peili.http.stages import StagePool
 
 __all__ = [
@@ -38,9 +38,6 @@ BACKLOG: Final = 1024  # connections that the kernel keeps until they are accept
 ACCEPT_PAUSE: Final = 0.1  # seconds before accept is tried again after it failed
 REFUSALS: Final = 64  # clients over a cap that are told so at the same time; further ones are just closed
 REFUSAL_LIMITS: Final = Limits(linger_timeout=1.0, linger_bytes=65536)
-# Bytes that wait in a client's socket and were not sent yet: enough for a full pipe half drained, and little
-# against the memory of many connections. What is in flight on the network comes on top (tcp(7)).
-UNSENT_LOW_WATER: Final = 512 * 1024
 DEFAULT_LIMITS: Final = Limits()
 
 _log = logging.getLogger(__name__)
@@ -136,7 +133,7 @@ class Server:
     def _admit(self, sock: trio.socket.SocketType, client: SocketAddress, nursery: trio.Nursery) -> None:
         with contextlib.suppress(OSError):  # reset between accept and here; the first read will tell
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
+        set_unsent_low_water(sock, UNSENT_LOW_WATER)
         full = len(self._connections) >= self._limits.connections
         if not full and self._clients[client.host] < self._limits.connections_per_client:
             self._accepted += 1

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import trio
 
 from peili.http.errors import SinkClosed
 from peili.http.growing import GrowingSend, GrowingSource
+from peili.http.pace import Pace
 from peili.http.relay import Relay
 from peili.http.source import Source
 from peili.http.stages import StagePool
@@ -24,7 +26,19 @@ _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("@9I")
 _SNDBUF, _WMEM_QUEUED = 3, 5
 _PAYLOAD: Final = 0.9  # the share of a buffer that bytes of ours get
+_SIOCOUTQNSD: Final = 0x894B  # how much was not sent yet (include/uapi/linux/sockios.h)
+_INT: Final = struct.Struct("@i")
+# Bytes that wait in a client's socket and were not sent yet: little, against the memory of many slow connections,
+# and enough for half a pipe where the reader is fast. What is in flight on the network comes on top (tcp(7)).
+UNSENT_LOW_WATER: Final = 256 * 1024
+UNSENT_LOW_WATER_FAST: Final = 512 * 1024
 _UNKNOWN_ROOM: Final = 1024 * 1024
+
+
+def set_unsent_low_water(sock: trio.socket.SocketType, count: int) -> None:
+    """How many bytes that were not sent yet a client's socket may hold."""
+    with suppress(OSError):  # it broke meanwhile: the next write will tell
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, count)
 
 
 class Sink:
@@ -34,13 +48,14 @@ class Sink:
     given to the socket. After a SinkClosed nothing more can be written.
     """
 
-    __slots__ = ("_closed", "_pool", "_socket", "_write_timeout", "length", "remaining")
+    __slots__ = ("_closed", "_pace", "_pool", "_socket", "_write_timeout", "length", "remaining")
 
     def __init__(self, sock: trio.socket.SocketType, length: int, *, write_timeout: float, pool: StagePool) -> None:
         self._socket = sock
         self._write_timeout = write_timeout
         self._pool = pool
         self._closed = False
+        self._pace = Pace(trio.current_time())
         self.length = length
         self.remaining = length
 
@@ -99,6 +114,7 @@ class Sink:
                 stall_timeout=stall_timeout,
                 write_timeout=self._write_timeout,
                 pool=self._pool,
+                pace=self._pace,
                 room=self.room,
             )
             return await relay.run()
@@ -107,9 +123,11 @@ class Sink:
         """How many bytes the client's socket takes now, about."""
         try:
             info = _MEMINFO.unpack(self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            unsent: int = _INT.unpack(fcntl.ioctl(self._socket.fileno(), _SIOCOUTQNSD, bytes(_INT.size)))[0]
         except (OSError, struct.error):  # another kernel, or no TCP
             return _UNKNOWN_ROOM
-        return max(0, int((info[_SNDBUF] - info[_WMEM_QUEUED]) * _PAYLOAD))
+        room = int((info[_SNDBUF] - info[_WMEM_QUEUED]) * _PAYLOAD)
+        return max(0, min(room, UNSENT_LOW_WATER - unsent))
 
     def is_full(self) -> bool:
         """Whether the client's socket takes nothing now: then it is the client that everybody waits for."""
@@ -119,6 +137,8 @@ class Sink:
 
     def _account(self, count: int) -> None:
         self.remaining -= count
+        if self._pace.took(count, trio.current_time()):
+            set_unsent_low_water(self._socket, UNSENT_LOW_WATER_FAST)
 
     @contextmanager
     def _closing(self) -> Iterator[None]:

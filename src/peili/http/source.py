@@ -7,6 +7,7 @@ import socket
 
 import trio
 
+from peili.http.dial import enlarge_receive_buffer
 from peili.http.errors import SourceEnded
 
 _READ_SIZE = 64 * 1024
@@ -39,7 +40,8 @@ class Source:
 
     def take_buffered(self, count: int) -> None:
         """These first bytes of `buffered` were used."""
-        self._buffer = self._buffer[count:]
+        # A part of a view keeps all of what it is a view of, for as long as a slow reader takes.
+        self._buffer = self._buffer[count:] if count < len(self._buffer) else memoryview(b"")
         self.remaining -= count
 
     def take(self, count: int) -> None:
@@ -52,6 +54,10 @@ class Source:
         if wanted != self._low_water:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
             self._low_water = wanted
+
+    def let_run_ahead(self) -> None:
+        """Our reader is fast: the peer may send far ahead of it from now on."""
+        enlarge_receive_buffer(self._socket)
 
     async def receive(self, limit: int = _READ_SIZE) -> bytes:
         """Some bytes, at least one unless the body is complete; raise SourceEnded. Waits without a limit."""

@@ -1,8 +1,8 @@
 """Where relayed bytes rest between two sockets: a pipe, filled and drained with splice, or a small buffer.
 
-A stage is held only while bytes are in it. So a thousand slow transfers share a few pipes, and only those whose
-reader is slow hold one. pipe(7): a user without CAP_SYS_RESOURCE has 16,384 pipe pages in all (uid 0 shares them
-with all of root on the host); beyond that a new pipe has 8 KiB and cannot grow, which is no use for splicing.
+A stage is held only while bytes move. So a thousand slow transfers share a few pipes. pipe(7): a user without
+CAP_SYS_RESOURCE has 16,384 pipe pages in all (uid 0 shares them with all of root on the host); beyond that a new
+pipe has 8 KiB and cannot grow, which is no use for splicing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ PIPE_RETRY_AFTER: Final = 256  # how often to copy after a useless pipe before a
 COPY_BUFFER_SIZE: Final = 64 * 1024
 LARGE_COPY_BUFFERS: Final = 128  # of that size at the same time: 8 MiB; further ones are small
 SMALL_COPY_BUFFER_SIZE: Final = 4096
+PUT_BY_BYTES: Final = 8 * 1024 * 1024  # of all sinks that turned out to take less than they said
 
 _FLAGS: Final = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -166,7 +167,7 @@ class StagePool:
         self._maximum = pipes
         self._pipes = 0
         self._copies = 0
-        self._put_by = 0
+        self._put_by = self._put_by_bytes = 0
         self._idle: list[PipeStage] = []
         self._skip = 0
         self._relayed = dict.fromkeys(Way, 0)
@@ -197,17 +198,24 @@ class StagePool:
         self._copies += 1
         return CopyStage(COPY_BUFFER_SIZE if self._copies <= LARGE_COPY_BUFFERS else SMALL_COPY_BUFFER_SIZE)
 
-    def put_by(self, stage: Stage) -> PutBy:
-        """Take a stage back from who waits for a sink; its bytes stay, in a buffer of their size."""
+    def put_by(self, stage: Stage) -> Stage:
+        """Take a stage back from who waits for a sink; its bytes stay, in a buffer of their size.
+
+        The stage itself where that is one already, or where too much is put by.
+        """
+        if isinstance(stage, PutBy) or self._put_by_bytes + stage.pending > PUT_BY_BYTES:
+            return stage
         kept = PutBy(stage.take_out())
         self.release(stage)
         self._put_by += 1
+        self._put_by_bytes += kept.size
         return kept
 
     def release(self, stage: Stage) -> None:
         """Take a stage back. One that still holds bytes is closed, never lent again."""
         if isinstance(stage, PutBy):
             self._put_by -= 1
+            self._put_by_bytes -= stage.size
         elif not isinstance(stage, PipeStage):
             self._copies -= 1
         elif stage.pending:

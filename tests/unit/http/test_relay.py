@@ -13,6 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.sink import Sink
 from peili.http.source import Source
@@ -371,6 +372,47 @@ async def test_the_sink_takes_no_more_than_was_promised() -> None:
                 await check()  # type: ignore[misc]
         await sink.write(b"one")
         assert sink.remaining == 0
+
+
+async def test_nothing_is_taken_for_a_slow_reader_that_its_socket_has_no_room_for() -> None:
+    async with a_line() as line, trio.open_nursery() as nursery:
+        line.sink_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        source, sink = line.source(20 * MEGABYTE), line.sink(20 * MEGABYTE)
+        nursery.start_soon(send, line.peer, bytes(20 * MEGABYTE))
+        nursery.start_soon(partial(sink.relay, source, 20 * MEGABYTE, stall_timeout=10))
+        for _ in range(20):
+            await wait_all_tasks_blocked(0.01)
+            assert line.pool.lent == 0
+            assert 0 < source.remaining == sink.remaining < 20 * MEGABYTE
+            await line.reader.recv(10_000)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_may_send_far_ahead_only_for_a_fast_reader() -> None:
+    def receive_buffer() -> int:
+        return line.source_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    async with a_line() as line, trio.open_nursery() as nursery:
+        line.source_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
+        small = receive_buffer()
+        source, sink = line.source(50 * MEGABYTE), line.sink(50 * MEGABYTE)
+        nursery.start_soon(send, line.peer, bytes(50 * MEGABYTE))
+        nursery.start_soon(partial(sink.relay, source, 50 * MEGABYTE, stall_timeout=10))
+        await read_exactly(line.reader, 10_000)
+        assert receive_buffer() == small
+        await read_exactly(line.reader, 20 * MEGABYTE)
+        assert receive_buffer() > small
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_came_with_the_head_is_not_kept_once_it_is_used() -> None:
+    async with a_line() as line:
+        source = line.source(50_000, random_bytes(16_000))
+        source.take_buffered(15_000)
+        assert len(source.buffered) == 1000
+        source.take_buffered(1000)
+        assert source.buffered.obj == b""
+        assert source.remaining == 34_000
 
 
 async def test_readers_that_stop_leave_the_stages_to_others() -> None:

@@ -109,6 +109,28 @@ def test_many_buffers_are_small_ones() -> None:
     assert sizes == [COPY_BUFFER_SIZE] * LARGE_COPY_BUFFERS + [SMALL_COPY_BUFFER_SIZE] * 2
 
 
+def test_bytes_that_are_put_by_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "PUT_BY_BYTES", 1500)
+    pool = StagePool(2)
+    with a_pair() as (write, source):
+        first, second = pool.acquire(), pool.acquire()
+        for stage in (first, second):
+            write.send(bytes(1000))
+            stage.fill(source.fileno(), 1000)
+    kept = pool.put_by(first)
+    assert (kept.pending, kept.size, pool.put_by(kept)) == (1000, 1000, kept)
+    assert pool.put_by(second) is second
+    assert pool.lent == 2
+    assert pool.acquire() is first
+    pool.release(first)
+    pool.release(kept)
+    kept = pool.put_by(second)
+    assert kept.pending == kept.size == 1000
+    pool.release(kept)
+    assert pool.lent == 0
+    pool.close()
+
+
 def test_where_the_kernel_grants_only_tiny_pipes_bytes_are_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     before = open_descriptors()
     tried = 0
