@@ -35,7 +35,7 @@ from peili.follow.settings import (
     MAX_PEERS,
     FollowSettings,
 )
-from peili.follow.swarm import LONGEST_INTERVAL, Entry, Role, Swarm
+from peili.follow.swarm import FULL_INTERVAL, Entry, Role, Swarm
 
 SOURCES_NAMED: Final = 4  # in one answer
 _BURDEN_SECONDS: Final = 0.005  # that a node waits, per lead that it has, for another that would lead
@@ -126,7 +126,7 @@ class Coordinator:
         entry.interval = swarm.interval(entry)
         if renew.full:
             # It is as slow as its reader: nothing to find out from it, neither of its source nor of its link.
-            entry.stays_since, entry.rate, entry.interval = now, 0.0, LONGEST_INTERVAL
+            entry.stays_since, entry.rate, entry.interval = now, 0.0, FULL_INTERVAL
         elif role is Role.FOLLOWING:
             advice = self._unstall(swarm, entry, renew, now) or self._speed_up(swarm, entry, renew, now)
             if advice is not None:

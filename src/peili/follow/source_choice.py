@@ -41,7 +41,7 @@ _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a
 _REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
 _BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
 _BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
-FULL_PAUSE: Final = 2.0  # seconds between two looks of the coordinators at who waits for its own reader
+FULL_PAUSE: Final = 2.0  # seconds without a byte for which our containerd, once seen to take none, is the reason
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
 _STALLED_SECONDS: Final = 5.0
 _ENDED_SECONDS: Final = 1.0  # it may have been started anew; who ends twice is not asked again
@@ -238,6 +238,8 @@ class SourceChoice:
             self._offset, self._grew_at, self._tries = offset, now, 0
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
+            # Where our containerd took no byte, the coordinators wanted to hear of it rarely.
+            self._ask_at = min(self._ask_at, now + FULL_PAUSE)
 
     def excused(self, now: float) -> None:
         """Nothing can grow: our containerd takes no byte, and the source is not to blame."""

@@ -19,6 +19,7 @@ _SHORTEST_SAMPLE: Final = 0.2  # seconds between two reports that say something 
 _ALIVE_INTERVALS: Final = 2.5  # renewals that may be missed
 _REPORTS_AT_ONCE: Final = 500.0  # Renews a second that one digest may cost its coordinator
 LONGEST_INTERVAL: Final = 2.0  # seconds between two Renews
+FULL_INTERVAL: Final = 10.0  # the same of who waits for its own reader; there may be a thousand such on a node
 _LEAVES_SEEN, _OPEN_SEEN = 16, 8  # sources that a first join looks at: a herd has to be answered in no time
 
 

@@ -30,7 +30,7 @@ _RELAY_STALL = 60.0
 # Progress is looked at this often, so that a stall is noticed in time, in seconds.
 _LOOK = 0.1
 # The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
-_LOOK_FULL = 1.0
+_LOOK_FULL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class HeldResponse:
             self._tree.slots.grew(self._hold)
         self._choice.grew(offset, now)
         full = self._relayed is not None and self._sink.is_full()
-        if full:
+        if full or self._look == _LOOK_FULL:  # it was full until a moment ago, and what is there has yet to flow
             self._choice.excused(now)
         self._look = _LOOK_FULL if full else _LOOK
 

@@ -63,6 +63,15 @@ def chain(now: float = 0.0) -> Coordinator:
     return table
 
 
+def test_who_waits_for_its_reader_is_asked_to_tell_so_rarely_and_is_known_as_long() -> None:
+    table = chain()
+    assert table.renew(C, replace(renew(199 * MB, B), full=True), 2.5) == Keep(2, 10_000)
+    table.expire(17.4)
+    assert table.statistics().entries == 1
+    table.expire(17.6)
+    assert table.statistics().entries == 0
+
+
 def test_the_first_leads_and_the_next_ones_follow_each_other() -> None:
     table = Coordinator(SETTINGS)
     assert table.join(A, join(), 0.0) == Lead(3000, sole=True)

@@ -353,3 +353,25 @@ def test_what_the_coordinators_say_too_late_moves_nobody() -> None:
     step = choice.next_step(0.07)
     assert isinstance(step, RenewNow)
     assert choice.source == DONE
+
+
+def test_who_waits_for_its_reader_tells_so_rarely_and_soon_when_it_reads_again() -> None:
+    choice = relaying(A)
+    choice.excused(1.0)
+    step = choice.next_step(1.0)
+    assert isinstance(step, RenewNow)
+    assert step.renew.full
+    choice.answered(Keep(1, 10_000), 1.0)
+    for second in range(2, 11):
+        choice.excused(float(second))
+        assert isinstance(choice.next_step(float(second)), Stay), second
+    choice.excused(11.0)
+    assert isinstance(choice.next_step(11.0), RenewNow)
+    choice.answered(Keep(1, 10_000), 11.0)
+    for tick in range(20):
+        choice.grew(100 + tick, 12.0 + tick / 10)
+        assert isinstance(choice.next_step(12.0 + tick / 10), Stay)
+    choice.grew(200, 14.0)
+    step = choice.next_step(14.0)
+    assert isinstance(step, RenewNow)
+    assert not step.renew.full
