@@ -34,6 +34,7 @@ from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.peer_ids import PeerIds
 from peili.mirror.race import RaceLimits
+from peili.mirror.second_look import SecondLook
 from peili.mirror.source_race import Sources
 from peili.mirror.verdicts import Verdicts
 from peili.observe.cold_pulls import ColdPulls, ColdPullStatistics, Coordinating
@@ -256,12 +257,14 @@ class Node:
         self._explainer = Explainer(
             self._store, self._router, lookup, self._policy, timeout=settings.resolve_timeout
         )
+        look = SecondLook(lookup, asker, self._verdicts, history, self.metrics, stall_timeout=stall)
         mirror = Mirror(
             lookup,
             history,
             GiveUps(),
             self.metrics,
             self._verdicts,
+            look,
             stall_timeout=stall,
             follower=follower,
         )

@@ -14,7 +14,7 @@ from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
 from tests.integration.lab.network import Namespace
-from tests.integration.lab.node import OPERATIONS_PORT, PEILI, REGISTRY_PORT, ROUTER_PORT, Node
+from tests.integration.lab.node import OPERATIONS_PORT, PEILI, REGISTRY_PORT, ROUTER_PORT, Node, manifest_path
 from tests.integration.lab.processes import Process
 from tests.integration.lab.scenario import stopped, wait_offered
 from tests.integration.lab.upstream import Traffic
@@ -24,15 +24,15 @@ pytestmark = pytest.mark.containerd
 
 ZONE = "--zone=one"  # of the liar and the pullers: it is asked before the honest holder
 LAYER = 3 << 20  # bytes: above 1 MiB, below which every blob is checked before it is passed on
-LIAR = 9
+LIARS = (9, 10)
 
 
 class Liar:
     """A Peili whose store is a layout: all but the large layers are as their digests say."""
 
-    def __init__(self, lab: Lab, bootstrap: str) -> None:
-        self.namespace: Namespace = lab.network.node(LIAR)
-        self.directory = lab.directory / "liar"
+    def __init__(self, lab: Lab, bootstrap: str, number: int) -> None:
+        self.namespace: Namespace = lab.network.node(number)
+        self.directory = lab.directory / f"liar-{number}"
         (self.directory / "blobs" / "sha256").mkdir(parents=True)
         (self.directory / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         self._entries: list[dict[str, object]] = []
@@ -47,7 +47,8 @@ class Liar:
             f"--store=layout:{self.directory}",
             ZONE,
         ]
-        self.process = Process([str(PEILI), "run", *words], lab.directory / "liar.log", self.namespace.name)
+        log = lab.directory / f"liar-{number}.log"
+        self.process = Process([str(PEILI), "run", *words], log, self.namespace.name)
 
     def hold(self, image: Image, reference: str) -> None:
         """Offer an image."""
@@ -62,6 +63,17 @@ class Liar:
         annotations = {"io.containerd.image.name": reference}
         self._entries.append(image.top.descriptor(annotations=annotations))
         self._write_index()
+
+    def offers(self, reference: str, image: Image) -> bool:
+        """Whether its Peili answers for the layers."""
+        registry, path = manifest_path(reference)
+        repository = path.partition("/manifests/")[0]
+        targets = [f"/v2/{repository}/blobs/{layer.digest}?ns={registry}" for layer in image.layers]
+        fields = {"X-Peili-Mirrored": "true"}
+        here = ("127.0.0.1", REGISTRY_PORT)
+        return all(
+            self.namespace.get(*here, target, method="HEAD", headers=fields).status == 200 for target in targets
+        )
 
     def _write_index(self) -> None:
         path: Path = self.directory / "index.json"
@@ -93,11 +105,17 @@ def puller(request: pytest.FixtureRequest, lab: Lab, holder: Node) -> Iterator[N
 
 
 @pytest.fixture(scope="module")
-def liar(lab: Lab, holder: Node) -> Iterator[Liar]:
-    liar = Liar(lab, f"static:{holder.namespace.address}:{ROUTER_PORT}")
-    yield liar
-    liar.process.kill()
-    liar.namespace.down()
+def liars(lab: Lab, holder: Node) -> Iterator[list[Liar]]:
+    liars = [Liar(lab, f"static:{holder.namespace.address}:{ROUTER_PORT}", number) for number in LIARS]
+    yield liars
+    for liar in liars:
+        liar.process.kill()
+        liar.namespace.down()
+
+
+@pytest.fixture
+def liar(liars: list[Liar]) -> Liar:
+    return liars[0]
 
 
 def thrown_away(node: Node) -> float:
@@ -152,9 +170,26 @@ def test_where_only_the_liar_has_it_the_retry_goes_upstream(
     assert asked == {layer.digest for layer in image.layers}
 
 
-def liar_is_asked(node: Node, reference: str, image: Image, liar: Liar) -> bool:
-    """Whether the first provider of a layer is the liar."""
+@pytest.mark.parametrize("puller", VERSIONS[-1:], indirect=True)
+def test_two_liars_cost_one_attempt(lab: Lab, holder: Node, liars: list[Liar], puller: Node) -> None:
+    """Both are asked before the honest holder, and upstream is away: the second liar is seen through."""
+    image = lab.pool.random_image("lie-twice", 1, LAYER)
+    reference = lab.registry().add(image, "lies/two", "1")
+    holder.pull(reference)
+    for liar in liars:
+        liar.hold(image, reference)
+        wait_until(lambda liar=liar: liar.offers(reference, image), "this liar offers it")  # type: ignore[misc]
+    wait_offered(puller, reference, image)
+    wait_until(lambda: liar_is_asked(puller, reference, image, *liars), "a liar is asked first")
+
+    with stopped(lab.registry()):
+        pull_with_one_failure(puller, reference)
+    assert puller.holds(image)
+
+
+def liar_is_asked(node: Node, reference: str, image: Image, *liars: Liar) -> bool:
+    """Whether the first provider of a layer is one of these."""
     assert node.finds_blob(reference, image.layers[0])
     text = node.log.read_text(errors="replace")
     last = [line for line in text.splitlines() if image.layers[0].digest in line][-1]
-    return liar.namespace.address in last
+    return any(f"{liar.namespace.address}:" in last for liar in liars)

@@ -94,15 +94,25 @@ class Poison:
         until, ban = now + self._ban_seconds, self._live_ban(key, now)
         if pull.complete and not pull.unverified and len(blamed) == 1:
             (liar,) = blamed
-            self._liars.pop(liar, None)
-            self._liars[liar] = until
-            _bound(self._liars, MAX_LIARS)
+            self._ban_for_all(liar, until)
         sources = blamed | (ban.sources if ban is not None else set())
         times = (ban.times if ban is not None else 0) + 1
         self._bans.pop(key, None)
         self._bans[key] = _Ban(until, set(sorted(sources)[: 4 * MAX_SOURCES]), times)
         _bound(self._bans, MAX_BANS)
         return blamed
+
+    def found_wrong(self, key: bytes, source: bytes, now: float) -> None:
+        """This source, which says that it has verified the bytes, gave wrong ones to us, not to containerd."""
+        self._ban_for_all(source, now + self._ban_seconds)
+        ban = self._live_ban(key, now)
+        if ban is not None and len(ban.sources) < 4 * MAX_SOURCES:
+            ban.sources.add(source)
+
+    def _ban_for_all(self, liar: bytes, until: float) -> None:
+        self._liars.pop(liar, None)
+        self._liars[liar] = until
+        _bound(self._liars, MAX_LIARS)
 
     def banned(self, key: bytes, now: float) -> frozenset[bytes]:
         """Who may not be asked for this digest."""
@@ -112,7 +122,10 @@ class Poison:
         return frozenset(self._liars).union(ban.sources if ban is not None else ())
 
     def verified_only(self, key: bytes, now: float) -> bool:
-        """Whether only committed sources may serve it: lied to once, we try no other unverified one."""
+        """Whether only committed sources may serve it: lied to once, we try no other unverified one.
+
+        Committed is what they say of themselves: mirror/second_look.py sees to that.
+        """
         return self._live_ban(key, now) is not None
 
     def is_hopeless(self, key: bytes, now: float) -> bool:

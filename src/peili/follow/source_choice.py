@@ -137,7 +137,7 @@ class SourceChoice:
         self._settings = settings
         self._key, self._offset, self._total = key, offset, total
         self._burden, self._port, self._zone = burden, port, zone
-        self._banned, self._verified_only = banned, verified_only
+        self._banned, self.verified_only = banned, verified_only
         self._failed: OrderedDict[bytes, tuple[float, SourceFailure]] = OrderedDict()  # until when, and why
         self._candidates: deque[Source] = deque()
         self._source: Source | None = None
@@ -262,7 +262,7 @@ class SourceChoice:
     def may_ask(self, source: Source, now: float) -> bool:
         """Whether this pull may take anything from it now."""
         peer_id = source.peer.id
-        if self._verified_only and not source.committed:
+        if self.verified_only and not source.committed:
             return False
         until, _ = self._failed.get(peer_id, (-math.inf, None))
         return peer_id not in self._banned and now >= until
@@ -362,7 +362,7 @@ class SourceChoice:
 
     def _offered(self, sources: tuple[Source, ...], depth: int, now: float) -> None:
         self._depth = depth
-        if self._verified_only and not any(source.committed for source in sources):
+        if self.verified_only and not any(source.committed for source in sources):
             # Nobody has verified it yet: look again, as long as somebody comes nearer to that.
             self._ask_at = now + _VERIFIED_RETRY
             furthest = max(source.offset for source in sources)

@@ -18,6 +18,7 @@ from peili.mirror.failure import FailureKind
 from peili.mirror.growing_source import GrowingStream, SourceAsker, SourceRefused
 from peili.mirror.keeper import FollowObserver
 from peili.mirror.search import Search
+from peili.mirror.second_look import look_at
 from peili.mirror.source_race import SourceRace, Sources
 from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import BlobTarget, content_headers
@@ -219,6 +220,10 @@ class HeldResponse:
         if self._tree.sources.is_suspect(source, trio.current_time()):
             self._failed(source, SourceFailure.STALLED)
             return None
+        if self._choice.verified_only:
+            alone = True
+            if not await self._stands_a_look(source):
+                return None
         another = (lambda: None) if alone else self._another
         race = SourceRace(self._ask_for_stream, another, self._refused, self._leaves, self._tree.sources)
         stream = await race.run(source)
@@ -227,6 +232,20 @@ class HeldResponse:
             self._failed(stream.source, SourceFailure.BROKEN)
             return None
         return stream
+
+    async def _stands_a_look(self, source: Source) -> bool:
+        """After wrong bytes of this digest nobody's word is enough."""
+        tree = self._tree
+        try:
+            await look_at(tree.asker, source, self._target, stall_timeout=tree.settings.stall)
+        except SourceRefused as error:
+            now = trio.current_time()
+            if error.kind is FailureKind.DIGEST:
+                tree.poison.found_wrong(self._key, source.peer.id, now)
+            tree.sources.failed(source, error.kind, str(error), now)
+            self._failed(source, error.failure)
+            return False
+        return True
 
     async def _ask_for_stream(self, source: Source) -> GrowingStream:
         self._ending.attempts += 1

@@ -21,6 +21,7 @@ from peili.mirror.history import History
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer
 from peili.mirror.race import NO_ROOM
 from peili.mirror.search import Search
+from peili.mirror.second_look import THROWN_AWAY, SecondLook
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
@@ -59,12 +60,14 @@ class Mirror:
         giveups: GiveUps,
         observer: Observer,
         verdicts: Verdicts,
+        second_look: SecondLook,
         *,
         stall_timeout: float,
         follower: Follower | None = None,
     ) -> None:
         """Without a follower only committed content is shared."""
         self._verdicts = verdicts
+        self._second_look = second_look
         self._follower = follower
         self._lookup = lookup
         self._history = history
@@ -205,9 +208,13 @@ class Mirror:
         wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
         banned = self._banned(wanted)
         if banned is None:
-            trace.reason = "thrown_away"
+            trace.reason = THROWN_AWAY
             return
-        outcome = await self._lookup.run(key, wanted, excluded=banned | trace.failed, failed=trace.failed)
+        excluded = banned | trace.failed
+        if not wanted.head_only and self._verdicts.doubts(target.digest):
+            outcome = await self._second_look.run(key, wanted, excluded)
+        else:
+            outcome = await self._lookup.run(key, wanted, excluded, failed=trace.failed)
         trace.resolve_seconds = outcome.resolve_seconds
         trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):
@@ -295,6 +302,8 @@ class Mirror:
         self, key: Key, wanted: Wanted, before: Stream, used: set[str], offset: int, stop: int
     ) -> Stream | None:
         """Another provider's stream of exactly the missing bytes, or None."""
+        if self._verdicts.doubts(before.descriptor.digest):
+            return None  # nobody is believed without a second look, for which the body cannot wait
         missing = RangeRequest(offset, stop - 1) if (offset, stop) != (0, before.descriptor.size) else None
         banned = self._verdicts.banned(before.descriptor.digest) or frozenset()
         outcome = await self._lookup.run(key, Wanted(wanted.target, missing), excluded=used | banned)

@@ -56,6 +56,14 @@ class Verdicts:
             return None
         return frozenset(map(self._peer_ids.to_text, self._poison.banned(key, now)))
 
+    def doubts(self, digest: Digest | None) -> bool:
+        """Whether peers were wrong about it: then none is believed before its bytes were seen."""
+        return digest is not None and self._poison.verified_only(follow_key(digest), trio.current_time())
+
+    def found_wrong(self, digest: Digest, peer_id: str) -> None:
+        """This provider's bytes are wrong: we saw all of them ourselves."""
+        self._poison.found_wrong(follow_key(digest), self._peer_ids.to_bytes(peer_id), trio.current_time())
+
     def open(self, digest: Digest) -> GrowingBlob | None:
         """What containerd writes of this digest, or None: then nothing is remembered. Give it back to `ended`."""
         return self._store.growing(digest)

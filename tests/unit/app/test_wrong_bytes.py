@@ -108,7 +108,8 @@ async def test_a_liar_about_every_layer_costs_one_attempt_in_all(tmp_path: Path)
         assert [await pull(puller, layer) for layer in LAYERS[1:]] == ["upstream"] * 2
 
 
-async def test_a_crowd_of_liars_costs_two_attempts(tmp_path: Path) -> None:
+async def test_a_crowd_of_liars_costs_one_attempt(tmp_path: Path) -> None:
+    """Once lied to, this node reads a holder's bytes itself before containerd gets any."""
     network = MemoryNetwork()
     async with (
         running_node(network, tmp_path) as puller,
@@ -116,8 +117,69 @@ async def test_a_crowd_of_liars_costs_two_attempts(tmp_path: Path) -> None:
         fake_provider(network, KEYS, lying()),
         fake_provider(network, KEYS, lying()),
     ):
+        assert [await pull(puller, LAYERS[0]) for _ in range(3)] == ["wrong", "upstream", "upstream"]
+        assert [await pull(puller, layer) for layer in LAYERS[1:]] == ["upstream"] * 2
+
+
+async def test_behind_a_crowd_of_liars_the_honest_holder_is_found_by_the_second_attempt(tmp_path: Path) -> None:
+    """Without any upstream: all of them are asked before the honest one, which is in another zone."""
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path / "1") as holder,
+        running_node(network, tmp_path / "2", change=in_zone) as puller,
+        fake_provider(network, KEYS, lying(), zone="z"),
+        fake_provider(network, KEYS, lying(), zone="z"),
+        fake_provider(network, KEYS, lying(), zone="z"),
+    ):
+        await hold(holder)
+        assert [await pull(puller, LAYERS[0]) for _ in range(2)] == ["wrong", "pulled"]
+        _, second = await puller.records(2)
+        assert second.providers == (f"{holder.host}:{PORT}",)
+
+
+async def test_a_liar_who_is_right_when_looked_at_costs_two_attempts(tmp_path: Path) -> None:
+    """Nobody can do better but upstream; after the second it is left to that."""
+    network, asked = MemoryNetwork(), 0
+
+    async def changing(exchange: Exchange) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            await exchange.respond(200, Headers(), IMAGE.blobs[LAYERS[0].digest])
+        else:
+            await lying()(exchange)
+
+    async with (
+        running_node(network, tmp_path, change=in_zone) as puller,
+        fake_provider(network, KEYS, lying(), zone="z"),
+        fake_provider(network, KEYS, changing),
+    ):
         assert [await pull(puller, LAYERS[0]) for _ in range(3)] == ["wrong", "wrong", "upstream"]
         assert (await puller.records(3))[-1].reason == "thrown_away"
+
+
+async def test_who_breaks_off_or_falls_silent_at_the_second_look_is_passed_over(tmp_path: Path) -> None:
+    network = MemoryNetwork()
+
+    async def silent(exchange: Exchange) -> None:
+        await (await exchange.start(200, Headers(), LAYERS[0].size)).write(bytes(100_000))
+        await trio.sleep(60)
+
+    def impatient(settings: RunSettings) -> RunSettings:
+        return replace(in_zone(settings), stall_timeout=0.5)
+
+    async with (
+        running_node(network, tmp_path / "1") as holder,
+        running_node(network, tmp_path / "2", change=impatient) as puller,
+        fake_provider(network, KEYS, lying(), zone="z"),
+    ):
+        assert await pull(puller, LAYERS[0]) == "wrong"
+        async with (
+            fake_provider(network, KEYS, lying(1_200_000), zone="z"),
+            fake_provider(network, KEYS, silent, zone="z"),
+        ):
+            await hold(holder)
+            assert await pull(puller, LAYERS[0]) == "pulled"
 
 
 async def test_a_liar_that_stops_before_the_end_is_found_out_too(

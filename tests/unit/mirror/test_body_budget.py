@@ -25,6 +25,7 @@ from peili.mirror.history import History
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import NO_ROOM, RaceLimits
+from peili.mirror.second_look import SecondLook
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget
@@ -275,7 +276,13 @@ async def test_whoever_has_found_no_room_asks_nobody_else_and_goes_upstream(comm
             node.history,
             GiveUps(),
             ignoring(),
-            cast(Verdicts, SimpleNamespace(asked_from_start=lambda _: None, banned=lambda _: frozenset())),
+            cast(
+                Verdicts,
+                SimpleNamespace(
+                    asked_from_start=lambda _: None, banned=lambda _: frozenset(), doubts=lambda _: False
+                ),
+            ),
+            cast(SecondLook, None),
             stall_timeout=1,
             follower=cast(Any, follower),
         )
