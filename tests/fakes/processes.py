@@ -215,15 +215,26 @@ class Cluster:
         return self.upstream
 
     async def peer(
-        self, keys: Sequence[Key], handler: Callable[[trio.SocketStream], Awaitable[None]], *, zone: str = ""
+        self,
+        keys: Sequence[Key],
+        handler: Callable[[trio.SocketStream], Awaitable[None]],
+        *,
+        zone: str = "",
+        **others: Any,
     ) -> str:
         """A node of the test's making that provides these keys; `handler` gets each connection to its registry
-        port, and the connection is closed when it returns. Gives its host."""
+        port, and the connection is closed when it returns. `others`: of its KademliaSettings. Gives its host."""
         assert self.first is not None
         host = next_host()
         source = StaticSource((BootstrapAddress(self.first, ROUTER_PORT),))
         settings = KademliaSettings(
-            host, ROUTER_PORT, advertise=(host,), registry_port=REGISTRY_PORT, zone=zone, bootstrap=(source,)
+            host,
+            ROUTER_PORT,
+            advertise=(host,),
+            registry_port=REGISTRY_PORT,
+            zone=zone,
+            bootstrap=(source,),
+            **others,
         )
         router = KademliaRouter(settings, log=lambda event, **fields: None)
         await router.provide(keys)

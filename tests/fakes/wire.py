@@ -6,7 +6,7 @@ import re
 import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
@@ -16,11 +16,12 @@ Ending = Callable[[trio.SocketStream, bytes], Awaitable[None]]  # with the bytes
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request's first line, and where its range starts."""
+    """A request's first line, where its range starts, and its whole head in lower case."""
 
     method: str
     target: str
     start: int
+    head: str = field(default="", compare=False)
 
 
 async def read_request(stream: trio.SocketStream, buffer: bytearray) -> Asked | None:
@@ -34,7 +35,7 @@ async def read_request(stream: trio.SocketStream, buffer: bytearray) -> Asked | 
     buffer[:] = rest
     method, target, _ = head.split(b" ", 2)
     found = re.search(rb"(?i)\r\nrange: bytes=(\d+)-", head)
-    return Asked(method.decode(), target.decode(), int(found[1]) if found else 0)
+    return Asked(method.decode(), target.decode(), int(found[1]) if found else 0, head.decode("latin-1").lower())
 
 
 def response(content: bytes, start: int, *, length: int | None = None, extra: str = "") -> bytes:
