@@ -340,6 +340,7 @@ class Node:
             store=self._store.statistics,
             server=self._registry.statistics,
             ready=lambda: self.readiness().ready,
+            tasks=lambda: trio.lowlevel.current_statistics().tasks_living,
         )
 
     def _record(self, record: RequestRecord) -> None:

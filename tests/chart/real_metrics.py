@@ -90,6 +90,7 @@ def busy_metrics() -> Metrics:
             relayed=dict.fromkeys(Way, 1),
         ),
         ready=lambda: True,
+        tasks=lambda: 1,
     )
     return metrics
 

@@ -11,6 +11,7 @@ import pytest
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
+from tests.integration.lab.leaks import Leaks
 from tests.integration.lab.node import Node
 from tests.integration.lab.scenario import stopped, wait_offered
 from tests.integration.lab.upstream import Traffic
@@ -38,6 +39,17 @@ def nodes(lab: Lab) -> list[Node]:
     for holder in nodes[: len(HOLDERS)]:
         holder.namespace.limit(RATE)
     return nodes
+
+
+@pytest.fixture(scope="module")
+def leaks() -> Leaks:
+    return Leaks()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
+    with leaks.none(nodes):
+        yield
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -12,6 +11,7 @@ from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
+from tests.integration.lab.leaks import Leaks
 from tests.integration.lab.node import Node
 from tests.integration.lab.scenario import stopped, wait_offered
 from tests.integration.lab.upstream import Traffic
@@ -25,7 +25,6 @@ SOME = 4 << 20  # bytes after which it happens
 PULL_TIMEOUT = 30.0  # seconds
 DROPPED = 75.0  # seconds until a peer without a sign of life is given up: 45, and what a busy machine adds
 HEALED = 120.0  # seconds: bootstrap is asked again once a minute
-MORE_DESCRIPTORS = 32
 
 
 @pytest.fixture(scope="module")
@@ -43,23 +42,26 @@ def nodes(lab: Lab) -> list[Node]:
     return nodes
 
 
+@pytest.fixture(scope="module")
+def leaks() -> Leaks:
+    return Leaks()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
+    with leaks.none(nodes):
+        yield
+
+
 @pytest.fixture
-def holder(nodes: list[Node]) -> Iterator[Node]:
-    """What it has open is as before once the test is over."""
-    before = descriptors(nodes[0])
-    yield nodes[0]
-    wait_until(lambda: descriptors(nodes[0]) <= before + MORE_DESCRIPTORS, "descriptors are given back", 30)
-    assert nodes[0].ready().status == 200
+def holder(nodes: list[Node]) -> Node:
+    return nodes[0]
 
 
 @pytest.fixture(params=range(len(VERSIONS)), ids=VERSIONS)
 def puller(request: pytest.FixtureRequest, nodes: list[Node]) -> Node:
     number: int = request.param
     return nodes[1 + number]
-
-
-def descriptors(node: Node) -> int:
-    return len(os.listdir(f"/proc/{node.peili.pid}/fd"))  # noqa: PTH208
 
 
 def held(lab: Lab, holder: Node, puller: Node, name: str) -> tuple[Image, str]:

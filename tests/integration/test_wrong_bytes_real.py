@@ -13,6 +13,7 @@ from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
+from tests.integration.lab.leaks import Leaks
 from tests.integration.lab.network import Namespace
 from tests.integration.lab.node import OPERATIONS_PORT, PEILI, REGISTRY_PORT, ROUTER_PORT, Node, manifest_path
 from tests.integration.lab.processes import Process
@@ -95,12 +96,18 @@ def holder(lab: Lab) -> Node:
     return node
 
 
+@pytest.fixture(scope="module")
+def leaks() -> Leaks:
+    return Leaks(strangers=True)
+
+
 @pytest.fixture(params=VERSIONS)
-def puller(request: pytest.FixtureRequest, lab: Lab, holder: Node) -> Iterator[Node]:
+def puller(request: pytest.FixtureRequest, lab: Lab, leaks: Leaks, holder: Node) -> Iterator[Node]:
     """A node that has met no liar yet."""
     assert holder in lab.nodes
     [node] = lab.cluster([request.param], ZONE)
-    yield node
+    with leaks.none([holder, node]):
+        yield node
     node.stop_peili()
 
 

@@ -92,6 +92,10 @@ class Providers:
         """Whether this provider said goodbye."""
         return self._by_index[index].gone
 
+    def dead_records(self) -> int:
+        """How many records are of peers that said goodbye."""
+        return sum(entry.records for entry in self._by_index.values() if entry.gone)
+
     def greediest(self) -> Provider:
         """The peer with the most records; one that left before all others. There must be one."""
         return max(self._by_index.values(), key=lambda entry: (entry.gone, entry.records))

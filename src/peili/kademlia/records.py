@@ -179,9 +179,10 @@ class ProviderRecords:
         return [self._providers.contact(index) for index in chosen]
 
     def statistics(self) -> RecordStatistics:
-        """A snapshot. Records of those that left count until they are swept."""
+        """A snapshot. Records of those that left are dead, though their memory comes back with the sweep only."""
         used = sum(shard.__sizeof__() for shard in self._shards if shard is not None)
-        return RecordStatistics(self._count, len(self._providers), used + 8 * SHARDS)
+        live = self._count - self._providers.dead_records()
+        return RecordStatistics(live, len(self._providers), used + 8 * SHARDS)
 
     # Expiry
 

@@ -165,9 +165,10 @@ class Metrics:
         store: Callable[[], StoreStatistics],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
+        tasks: Callable[[], int],
     ) -> None:
         """Read these snapshots whenever the metrics are asked for."""
-        self._registry.register(_Snapshots(router, store, server, ready))
+        self._registry.register(_Snapshots(router, store, server, ready, tasks))
 
     def request(self, record: RequestRecord) -> None:
         """Count one answered request."""
@@ -244,8 +245,10 @@ class _Snapshots(Collector):
         store: Callable[[], StoreStatistics],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
+        tasks: Callable[[], int],
     ) -> None:
-        self._router, self._store, self._server, self._ready = router, store, server, ready
+        self._router, self._store, self._server = router, store, server
+        self._ready, self._tasks = ready, tasks
 
     def describe(self) -> Iterable[Metric]:
         return ()
@@ -274,6 +277,7 @@ class _Snapshots(Collector):
             ("peili_store_answering", "1 while the content store answers.", float(store.answering)),
             ("peili_connections", "Open connections at the registry endpoint.", server.connections),
             ("peili_transfers_in_flight", "Requests being answered now.", server.in_flight),
+            ("peili_tasks", "Tasks inside the process: some of its own, a few for each connection.", self._tasks()),
             ("peili_ready", "1 when this node is ready.", float(self._ready())),
         ):
             yield GaugeMetricFamily(name, text, value=float(value))
