@@ -46,6 +46,12 @@ _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growt
 _STALLED_SECONDS: Final = 5.0
 _ENDED_SECONDS: Final = 1.0  # it may have been started anew; who ends twice is not asked again
 _WAITED_SECONDS: Final = 1.0  # a follower that stalled waited for its own source, and may have found another
+# A committed source that brings so few bytes a second over SLOW_WINDOW seconds, with more than SLOW_REST seconds to
+# go at that rate, is left for another, or for upstream; MAX_SLOW of them, for then it is our own link.
+SLOW_RATE: Final = 32 * 1024
+SLOW_WINDOW: Final = 5.0
+SLOW_REST: Final = 30.0
+MAX_SLOW: Final = 3
 
 
 class SourceFailure(Enum):
@@ -55,6 +61,7 @@ class SourceFailure(Enum):
     BEHIND = auto()  # 503: it does not hold more than we do
     ENDED = auto()  # FIN or reset in the middle, or before the first byte
     STALLED = auto()
+    SLOW = auto()  # it crawls: SLOW_RATE
     BROKEN = auto()  # refused, timed out, another size or digest
 
 
@@ -150,6 +157,8 @@ class SourceChoice:
         self._grew_at = now
         self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
+        self._paced_at, self._paced_offset = now, offset  # since when the present source's rate is measured
+        self._slow = 0  # sources that were
         self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
         self._full_at = -math.inf  # when our containerd was last seen to take no byte
@@ -227,6 +236,7 @@ class SourceChoice:
         self._depth = source.depth + 1
         self._purpose = Purpose.RESUME
         self._taken_at, self._rose = now, False
+        self._paced_at, self._paced_offset = now, self._offset
         # The coordinators did not name it: they are to hear of it now.
         self._ask_at = now if unnamed else now + self._settings.renew_interval
         self._suspect_at = now + self._settings.suspicion
@@ -244,6 +254,7 @@ class SourceChoice:
     def excused(self, now: float) -> None:
         """Nothing can grow: our containerd takes no byte, and the source is not to blame."""
         self._grew_at = self._full_at = now
+        self._paced_at, self._paced_offset = now, self._offset
         self._suspect_at = now + FULL_PAUSE
 
     def declined(self) -> None:
@@ -330,7 +341,19 @@ class SourceChoice:
             self._end = GoUpstream(leading=False, reason="too many tries")
         elif self._source is not None and now >= self._stalls_at():
             self.failed(self._source.peer.id, SourceFailure.STALLED, now)
+        elif self._source is not None and self._crawls(self._source, now):
+            self._slow += 1
+            self.failed(self._source.peer.id, SourceFailure.SLOW, now)
         return self._end
+
+    def _crawls(self, source: Source, now: float) -> bool:
+        """Whether it is so slow that anybody else is better. One that receives it itself may not be to blame."""
+        elapsed = now - self._paced_at
+        if not source.committed or self._slow >= MAX_SLOW or elapsed < SLOW_WINDOW:
+            return False
+        rate = (self._offset - self._paced_offset) / elapsed
+        self._paced_at, self._paced_offset = now, self._offset
+        return rate < SLOW_RATE and self._total - self._offset > rate * SLOW_REST
 
     def _due(self) -> float:
         """The next message. Without a byte the coordinator is asked soon, and then as often as by a lead."""

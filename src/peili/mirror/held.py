@@ -323,7 +323,7 @@ class HeldResponse:
                 if not self._leaving:
                     self._blame(stream, FailureKind.ENDED, str(error), now)
             elif self._leaving:
-                self._blame(stream, FailureKind.STALLED, "no bytes for the stall limit", now)
+                self._blame(stream, FailureKind.STALLED, "no bytes for the stall limit, or next to none", now)
         except SinkClosed as error:
             self._gone = error
         finally:

@@ -88,6 +88,19 @@ class Namespace:
         shape = ("rate", f"{megabits}mbit", "burst", str(burst), "latency", "50ms")
         command(*tc, "replace", "dev", "eth0", "root", "tbf", *shape)
 
+    def crawl(self, kilobits: int) -> None:
+        """Let this node send so few kbit/s, one packet at a time; `limit` lifts it.
+
+        What was queued before is lost: a super-packet in there would never fit the bucket.
+        """
+        self.limit(None)
+        shape = ("rate", f"{kilobits}kbit", "burst", "1600", "limit", "1000000")
+        command("tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root", "tbf", *shape)
+
+    def reset(self, port: int) -> None:
+        """Reset every connection that others have to this port here (ss -K: the peer gets an RST)."""
+        command("ss", "--net", self.name, "--kill", "--tcp", "sport", "=", f":{port}")
+
     def counters(self) -> Counters:
         """What eth0 has moved so far."""
         [link] = json.loads(command("ip", "-n", self.name, "-s", "-j", "link", "show", "eth0"))

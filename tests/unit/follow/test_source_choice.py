@@ -6,8 +6,11 @@ from peili.follow.message import Follow, Keep, Lead, Peer, Purpose, Source, Wait
 from peili.follow.settings import FollowSettings
 from peili.follow.source_choice import (
     HARD_LIMIT,
+    MAX_SLOW,
     MAX_TRIES,
     MAX_WITHOUT_GROWTH,
+    SLOW_RATE,
+    SLOW_WINDOW,
     VERIFIED_LIMIT,
     GoUpstream,
     JoinNow,
@@ -15,6 +18,7 @@ from peili.follow.source_choice import (
     SourceChoice,
     SourceFailure,
     Stay,
+    Step,
     Take,
 )
 
@@ -375,3 +379,54 @@ def test_who_waits_for_its_reader_tells_so_rarely_and_soon_when_it_reads_again()
     step = choice.next_step(14.0)
     assert isinstance(step, RenewNow)
     assert not step.renew.full
+
+
+def crawl(choice: SourceChoice, start: float, rate: float, seconds: float) -> tuple[float, Step]:
+    """Receive at this rate, and answer what it asks; return the last step, and when: the source may be left."""
+    now, offset, step = start, choice._offset, choice.next_step(start)
+    while now < start + seconds and choice.source is not None:
+        now += 0.5
+        choice.grew(offset + int((now - start) * rate), now)
+        step = choice.next_step(now)
+        if isinstance(step, RenewNow):
+            choice.answered(Keep(1, 500), now)
+    return now, step
+
+
+def test_a_committed_source_that_crawls_is_left_for_another() -> None:
+    choice = relaying(source(b"a", committed=True))
+    now, step = crawl(choice, 0.0, SLOW_RATE / 2, 60)
+    assert now <= SLOW_WINDOW + 1
+    assert isinstance(step, JoinNow)
+    assert (step.join.purpose, step.join.excluded) == (Purpose.RESUME, (b"a",))
+    choice.answered(Lead(1000), 6.0)
+    assert choice.next_step(6.0) == GoUpstream(leading=True, reason="lead")
+
+
+def test_who_is_quick_enough_or_nearly_done_or_receives_it_itself_is_not_left_for_its_rate() -> None:
+    quick = relaying(source(b"a", committed=True))
+    crawl(quick, 0.0, SLOW_RATE * 1.5, 30)
+    done = relaying(source(b"a", committed=True))
+    done.know_total(SLOW_RATE * 20)
+    crawl(done, 0.0, SLOW_RATE * 0.9, 10)
+    growing = relaying(A)
+    crawl(growing, 0.0, SLOW_RATE / 2, 30)
+    full = relaying(source(b"a", committed=True))
+    for second in range(30):  # our containerd takes next to nothing
+        full.excused(float(second))
+        full.next_step(float(second))
+    assert all(choice.source is not None for choice in (quick, done, growing, full))
+
+
+def test_where_all_crawl_the_last_one_is_kept() -> None:
+    """It is our own link then."""
+    names = [bytes([number]) for number in range(MAX_SLOW + 1)]
+    choice, now = relaying(source(names[0], committed=True)), 0.0
+    for name in names[1:]:
+        now, step = crawl(choice, now, 10_000, 60)
+        assert isinstance(step, JoinNow)
+        choice.answered(Follow((source(name, committed=True),), 1), now)
+        choice.next_step(now)
+        choice.taken(source(name, committed=True), now)
+    crawl(choice, now, 10_000, 60)
+    assert choice.source is not None
