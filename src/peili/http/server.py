@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ __all__ = [
 
 BACKLOG: Final = 1024  # connections that the kernel keeps until they are accepted
 ACCEPT_PAUSE: Final = 0.1  # seconds before accept is tried again after it failed
+_OUT_OF_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE)
 REFUSALS: Final = 64  # clients over a cap that are told so at the same time; further ones are just closed
 REFUSAL_LIMITS: Final = Limits(linger_timeout=1.0, linger_bytes=65536)
 DEFAULT_LIMITS: Final = Limits()
@@ -61,6 +63,7 @@ class Server:
         self._scope: trio.CancelScope | None = None
         self._ended = trio.Event()
         self._refusing = 0
+        self._spare: int | None = None  # a descriptor for telling clients that there is none for them
         self._accepted = self._refused = self._accept_errors = 0
 
     async def run(
@@ -72,6 +75,7 @@ class Server:
         if self._scope is not None or self._ended.is_set():
             raise RuntimeError("a Server runs once")
         self._listeners = list(listeners)
+        self._take_spare()
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
@@ -81,6 +85,7 @@ class Server:
         finally:
             self._close_listeners()
             self._pool.close()
+            self._give_spare()
             self._ended.set()
 
     async def drain(self, grace: float) -> None:
@@ -116,19 +121,51 @@ class Server:
             listener.socket.close()
 
     async def _accept(self, listener: trio.SocketListener, nursery: trio.Nursery) -> None:
+        short = False  # of descriptors, also after a pause
         while True:
             try:
                 sock, name = await listener.socket.accept()
+                short = False
             except trio.ClosedResourceError:
                 return
             except OSError as error:
                 if listener.socket.fileno() < 0:
                     return
-                if error.errno != errno.ECONNABORTED:  # that is the one client's doing (accept(2))
-                    self._accept_errors += 1
+                if error.errno == errno.ECONNABORTED:  # that is the one client's doing (accept(2))
+                    continue
+                self._accept_errors += 1
+                if not (short and self._turn_away(listener)):
+                    short = error.errno in _OUT_OF_DESCRIPTORS
                     await trio.sleep(ACCEPT_PAUSE)
                 continue
             self._admit(sock, SocketAddress.of(name), nursery)
+
+    def _turn_away(self, listener: trio.SocketListener) -> bool:
+        """Out of descriptors: who is not accepted would wait for ever, and has other hosts that it could ask."""
+        if self._spare is None:
+            self._take_spare()
+            return False
+        self._give_spare()
+        with contextlib.suppress(OSError), socket.socket(fileno=listener.socket.fileno()) as plain:
+            try:
+                client, _ = plain.accept()  # does not block: the descriptor does not
+                with client:
+                    client.setblocking(False)
+                    client.send(plain_answer(503, "out of descriptors"))
+                self._refused += 1
+            finally:
+                plain.detach()
+        self._take_spare()
+        return True
+
+    def _take_spare(self) -> None:
+        with contextlib.suppress(OSError):  # after the next pause, then
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _give_spare(self) -> None:
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
 
     def _admit(self, sock: trio.socket.SocketType, client: SocketAddress, nursery: trio.Nursery) -> None:
         with contextlib.suppress(OSError):  # reset between accept and here; the first read will tell

@@ -46,6 +46,8 @@ class Node:
         self.description = f"node {namespace.number} with containerd {containerd.version}"
         self.log = directory / "peili.log"
         self.options: list[str] = []
+        self.wrapper: list[str] = []  # a program before `peili run`, for example setpriv with fewer rights
+        self.environment: dict[str, str] = {}  # for it, on top of ours
         self._ipv6 = ipv6
         self._bootstrap = bootstrap
         self._peili: Process | None = None
@@ -104,7 +106,8 @@ class Node:
             "--log-level=debug",
         ]
         self._stopping = False
-        self._peili = Process([str(PEILI), "run", *words, *self.options], self.log, self.namespace.name)
+        whole = [*self.wrapper, str(PEILI), "run", *words, *self.options]
+        self._peili = Process(whole, self.log, self.namespace.name, self.environment)
 
     @property
     def peili(self) -> Process:

@@ -7,6 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from peili.http.errors import HttpError
 from peili.libp2p import certificate, upgrade
 from peili.oci.key import Key
 from peili.routing.memory import MemoryNetwork
-from tests.fakes.nodes import fetch, running_node
+from tests.fakes.nodes import PORT, fetch, running_node
 from tests.fakes.processes import PATIENCE, Cluster, Node, blob_target, cluster, holds, wait_offered, wait_until
 from tests.fakes.routers import find, open_cluster, until
 
@@ -73,6 +74,30 @@ async def test_out_of_descriptors(made: Cluster) -> None:
         short.limit_descriptors(4096)
         await wait_until(lambda: _whole(puller), "served again")  # a give-up is remembered for 30 s
         await short.wait_as_before(before)
+
+
+@pytest.mark.slow
+async def test_out_of_descriptors_a_client_is_told_so_and_does_not_wait(made: Cluster) -> None:
+    """Whoever holds the descriptors may hold them for minutes, and containerd has an upstream."""
+    [node] = await made.start(1)
+    before = node.use()
+    node.limit_descriptors(before.descriptors + FEW)
+    idle = [await trio.open_tcp_stream(node.host, PORT) for _ in range(2 * FEW)]
+    try:
+        for _ in range(3):
+            with trio.fail_after(5):
+                with suppress(HttpError):  # closed without an answer
+                    assert (await fetch(node.host, blob_target(NAME, LAYER.digest))).status == 503
+    finally:
+        for stream in idle:
+            await stream.aclose()
+        node.limit_descriptors(4096)
+    await wait_until(lambda: _misses(node), "answered again")
+    await node.wait_as_before(before)
+
+
+async def _misses(node: Node) -> bool:
+    return (await fetch(node.host, blob_target(NAME, LAYER.digest))).status == 404
 
 
 async def _offers(node: Node, count: int) -> bool:
