@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import struct
 from types import TracebackType
 from typing import Final, Self
 
@@ -86,6 +88,8 @@ class Response:
         self._closed = True
         self.source.take_what_is_there(SMALL_REST)
         reusable = self._keep_alive and not self.source.remaining and not self.source.failed
+        if self.source.remaining:
+            _reset_on_close(self._socket)
         self._client._give_back(self.address, self._socket, reusable=reusable)
 
     async def __aenter__(self) -> Self:
@@ -95,6 +99,16 @@ class Response:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _reset_on_close(sock: trio.socket.SocketType) -> None:
+    """Have the peer know at once that nobody takes the rest of its body.
+
+    A FIN says nothing of that, and where our receive window was full, the peer would find out by its next probe of
+    it, up to two minutes later, and keep a place for an upload until then.
+    """
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Client:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -340,3 +340,34 @@ async def test_a_cancelled_request_leaves_nothing_behind() -> None:
 async def test_a_request_that_cannot_be_sent_is_the_callers_mistake(method: str, target: str) -> None:
     with pytest.raises(ValueError, match="request"):
         await get(Client(), SocketAddress("127.0.0.1", 1), method, target)
+
+
+@pytest.mark.slow
+async def test_a_peer_whose_body_is_left_in_the_middle_hears_of_it_at_once() -> None:
+    """Also where our receive window was full for long, and the peer's next look at it is seconds away."""
+    ended = trio.Event()
+
+    async def endless(sock: trio.socket.SocketType) -> None:
+        await read_head(sock)
+        try:
+            await send(sock, b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + bytes(100_000_000))
+        except OSError:
+            ended.set()
+
+    async with a_peer(endless) as address:
+        client = Client()
+        response = await client.open(address, "GET", "/", Headers(), connect_timeout=1, head_timeout=1)
+        await trio.sleep(3.5)  # the peer has looked after 0.2, 0.6, 1.4, and 3.0 s, and would after 6.2
+        response.source.abort()
+        await _drain(response)
+        await response.aclose()
+        with trio.fail_after(1):
+            await ended.wait()
+        await client.aclose()
+
+
+async def _drain(response: Response) -> None:
+    """Take what had arrived."""
+    with suppress(SourceEnded):
+        while response.source.remaining:
+            await response.source.receive()

@@ -146,28 +146,34 @@ async def test_one_client_has_a_cap_of_its_own() -> None:
         assert served.server.statistics().clients == 0
 
 
+@pytest.mark.parametrize("failures", [1, 2])
 async def test_accept_goes_on_when_there_are_no_descriptors(
-    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, failures: int
 ) -> None:
+    """Who waits is served after a pause; where there is none after that either, it is turned away."""
     async with serving(hello) as served:
         [listener] = served.server._listeners
-        real, failures = type(listener.socket).accept, 3
+        real, left = type(listener.socket).accept, failures
 
         async def fail_at_first(self: trio.socket.SocketType) -> object:
-            nonlocal failures
-            if failures:
-                failures -= 1
-                await trio.lowlevel.checkpoint()
+            nonlocal left
+            await trio.lowlevel.wait_readable(self)
+            if left:
+                left -= 1
                 raise OSError(errno.EMFILE, "Too many open files")
             return await real(self)
 
+        await wait_all_tasks_blocked()
         monkeypatch.setattr(type(listener.socket), "accept", fail_at_first)
-        for _ in range(2):  # the first is taken by the accept that was already waiting
+        statuses = []
+        for _ in range(3):  # the first is taken by the accept that was already waiting
             client = await connect(served.address)
             await send(client, GET)
-            assert (await read_head(client)).startswith(b"HTTP/1.1 200 ")
+            statuses.append((await read_head(client))[9:12])
             client.close()
-        assert served.server.statistics().accept_errors == 3
+        assert statuses == [b"200", b"200" if failures == 1 else b"503", b"200"]
+        statistics = served.server.statistics()
+        assert (statistics.accept_errors, statistics.refused) == (failures, failures - 1)
 
 
 async def test_a_drain_ends_idle_connections_and_lets_answers_finish() -> None:
