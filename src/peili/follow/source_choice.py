@@ -229,6 +229,7 @@ class SourceChoice:
     def taken(self, source: Source, now: float, *, unnamed: bool = False) -> None:
         """The source that Take named answered with its head, and is relayed from now on."""
         self._source, self._asking = source, None
+        self._silent_since = math.inf
         self._candidates.clear()
         self._unnamed.clear()
         if self._joined and self._end is not None and self._end.leading:
@@ -248,6 +249,8 @@ class SourceChoice:
             self._offset, self._grew_at, self._tries = offset, now, 0
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
+            if offset - self._paced_offset >= SLOW_RATE * SLOW_WINDOW:
+                self._paced_at, self._paced_offset = now, offset
             # Where our containerd took no byte, the coordinators wanted to hear of it rarely.
             self._ask_at = min(self._ask_at, now + FULL_PAUSE)
 
@@ -256,6 +259,10 @@ class SourceChoice:
         self._grew_at = self._full_at = now
         self._paced_at, self._paced_offset = now, self._offset
         self._suspect_at = now + FULL_PAUSE
+
+    def found(self, source: Source) -> None:
+        """It has all of it: to be asked where the coordinators are silent."""
+        self._candidates.append(source)
 
     def declined(self) -> None:
         """The unnamed source of the last Take serves others already."""

@@ -166,7 +166,10 @@ class HeldResponse:
     async def _ask(self, ask: Ask) -> None:
         answer: Answer | None = await self._tree.coordination.ask(ask)
         self._tree.observer.told(ask, answer)
-        self._choice.answered(answer, trio.current_time())
+        now = trio.current_time()
+        if answer is None and self._choice.source is None and (source := self._found_beside(now)) is not None:
+            self._choice.found(source)
+        self._choice.answered(answer, now)
         self._changed.set()
 
     async def _leave_former_source(self) -> None:

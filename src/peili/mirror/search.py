@@ -35,7 +35,7 @@ class Search:
         return bool(self.found)
 
     def go_on(self) -> None:
-        """Those that were found do not do: look for all others."""
+        """Those that were found do not do: look for all others, again if need be."""
         if not self._goes_on:
             self._goes_on = True
             self._nursery.start_soon(self._find_all)
@@ -50,6 +50,7 @@ class Search:
     async def _find_all(self) -> None:
         with trio.move_on_after(self._lookup.limits.resolve_timeout):
             await self._lookup.name_all(self._key, self._note)
+        self._goes_on = False
 
     def _note(self, provider: Provider) -> None:
         if all(provider.peer_id != each.peer_id for each in self.found):

@@ -430,3 +430,17 @@ def test_where_all_crawl_the_last_one_is_kept() -> None:
         choice.taken(source(name, committed=True), now)
     crawl(choice, now, 10_000, 60)
     assert choice.source is not None
+
+
+def test_where_the_coordinators_are_silent_one_that_was_found_goes_on_each_time() -> None:
+    choice = relaying(source(b"a", committed=True))
+    for number in range(3):
+        now = 10.0 * number
+        choice.grew(100 * number + 1, now)
+        choice.failed(b"a" if not number else bytes([number - 1]), SourceFailure.ENDED, now)
+        assert isinstance(choice.next_step(now), JoinNow)
+        found = source(bytes([number]), committed=True)
+        choice.found(found)
+        choice.answered(None, now + 0.3)
+        assert choice.next_step(now + 0.3) == Take(found)
+        choice.taken(found, now + 0.3)
