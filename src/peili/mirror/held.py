@@ -242,11 +242,9 @@ class HeldResponse:
         try:
             await look_at(tree.asker, source, self._target, stall_timeout=tree.settings.stall)
         except SourceRefused as error:
-            now = trio.current_time()
             if error.kind is FailureKind.DIGEST:
-                tree.poison.found_wrong(self._key, source.peer.id, now)
-            tree.sources.failed(source, error.kind, str(error), now)
-            self._failed(source, error.failure)
+                tree.poison.found_wrong(self._key, source.peer.id, trio.current_time())
+            self._refused(source, error)
             return False
         return True
 
