@@ -65,6 +65,8 @@ class Relay:
         self._copying = False
         self._low_water = 1
         self._expired = False
+        self._dry = False  # there is no use in asking the source again before it says that it has bytes
+        self._filled_at = trio.current_time()
         self._since_turn = 0  # bytes since others had a turn on the event loop
         self._ended = ""  # why the source will give no more
         self._runs_ahead = False
@@ -76,11 +78,10 @@ class Relay:
             await self._send_buffered()
             while self.moved < self._count:
                 self._fill(await self._find_room())
-                if self._pending:
-                    await self._drain()
-                elif self._ended:
+                await self._drain()
+                if self._ended:
                     raise SourceEnded(self._ended, self.moved)
-                else:
+                if self._dry and self.moved < self._count:
                     await self._wait_for_source()
         finally:
             self._release()
@@ -115,17 +116,21 @@ class Relay:
 
     def _fill(self, room: int) -> None:
         """Take what the source has, as far as the stage holds it, and the sink has room."""
-        taken = 0
-        while not self._ended and taken < room:
-            if self._stage is None:
-                self._stage = self._pool.acquire(copying=self._copying)
-            count = self._fill_once(self._stage, room - taken)
-            if count == 0:
-                break
+        taken, short = 0, False
+        stage = self._stage = self._stage or self._pool.acquire(copying=self._copying)
+        while (wanted := min(room - taken, stage.size - stage.pending)) > 0:
+            count = self._fill_once(stage, wanted)
             taken += count
+            if count < wanted:
+                short = True
+                break
         self._watch.arrived(taken)
-        self._low_water = next_low_water(self._low_water, taken, expired=self._expired)
+        now = trio.current_time()
+        self._low_water = next_low_water(self._low_water, taken, now - self._filled_at, expired=self._expired)
+        self._filled_at = now if taken else self._filled_at
         self._expired = False
+        # A fast source has sent more by the time that this is in the sink: that saves a turn of the event loop.
+        self._dry = short and (not taken or self._low_water < LOW_WATER)
 
     def _fill_once(self, stage: Stage, wanted: int) -> int:
         try:

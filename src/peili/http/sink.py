@@ -29,9 +29,9 @@ _PAYLOAD: Final = 0.9  # the share of a buffer that bytes of ours get
 _SIOCOUTQNSD: Final = 0x894B  # how much was not sent yet (include/uapi/linux/sockios.h)
 _INT: Final = struct.Struct("@i")
 # Bytes that wait in a client's socket and were not sent yet: little, against the memory of many slow connections,
-# and enough for half a pipe where the reader is fast. What is in flight on the network comes on top (tcp(7)).
+# and where the reader is fast, enough to be woken rarely. What is in flight on the network comes on top (tcp(7)).
 UNSENT_LOW_WATER: Final = 256 * 1024
-UNSENT_LOW_WATER_FAST: Final = 512 * 1024
+UNSENT_LOW_WATER_FAST: Final = 1024 * 1024
 _UNKNOWN_ROOM: Final = 1024 * 1024
 
 

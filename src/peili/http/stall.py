@@ -9,11 +9,13 @@ from __future__ import annotations
 # Fewer bytes than this in a whole window of waiting is a stall. A 10 KB/s link brings as much in a tenth of a
 # second; a source that drips a byte now and then to keep its place is caught.
 MINIMUM_PROGRESS = 1024
-# How many bytes the source's socket gathers before it wakes us (SO_RCVLOWAT): a third of the wake-ups that
-# there are without, on a fast link (measured).
-LOW_WATER = 256 * 1024
+# For how long the source's socket gathers bytes before it wakes us (SO_RCVLOWAT), in seconds, and how many at most:
+# half of what its receive buffer takes, so that the peer is never kept from sending.
+GATHER = 0.04
+LOW_WATER = 512 * 1024
 # For how long bytes may be kept waiting in the socket because they are fewer than that, in seconds.
 LOW_WATER_PATIENCE = 0.1
+_SHORTEST = 0.001  # seconds
 
 
 class StallWatch:
@@ -52,13 +54,13 @@ class StallWatch:
         return self._waited >= self._timeout
 
 
-def next_low_water(current: int, taken: int, *, expired: bool) -> int:
-    """How many bytes to wait for next, after `taken` bytes were taken from the source in one go.
+def next_low_water(current: int, taken: int, seconds: float, *, expired: bool) -> int:
+    """How many bytes to wait for next, after `taken` bytes arrived in so many seconds.
 
-    `expired`: LOW_WATER_PATIENCE ran out before `current` bytes were there; then the first byte wakes us. Else
-    twice of what comes at once, so that a fast source soon wakes us once per LOW_WATER bytes, and a slow one
-    keeps its bytes back no longer than the patience.
+    What comes in GATHER seconds, so that a source wakes us as often whatever its rate; at most twice of what has
+    come at once. `expired`: LOW_WATER_PATIENCE ran out before `current` bytes were there.
     """
-    if expired:
-        return 1
-    return max(1, min(LOW_WATER, max(current, 2 * taken)))
+    if not taken:
+        return 1 if expired else current
+    gathered = int(taken / max(seconds, _SHORTEST) * GATHER)
+    return max(1, min(LOW_WATER, gathered, 2 * max(current, taken)))

@@ -91,8 +91,9 @@ async def send_file(
         if offset >= warm_until:
             # sendfile waits for the disk even on a non-blocking socket, and the event loop with it.
             warm_until = min(end, offset + await _warm(file, offset, end))
+        wanted = min(CHUNK, warm_until - offset)
         try:
-            sent = send(fileno, file, offset, min(CHUNK, warm_until - offset))
+            sent = send(fileno, file, offset, wanted)
         except BlockingIOError:
             await wait_for_sink(fileno, write_timeout)
             continue
@@ -107,7 +108,10 @@ async def send_file(
             raise OSError(errno.EIO, f"the file ends {end - offset} bytes before its promised length")
         account(sent)
         offset += sent
-        await trio.lowlevel.checkpoint()
+        if sent < wanted and offset < end:  # it is full: to try once more only to be told so costs as much again
+            await wait_for_sink(fileno, write_timeout)
+        else:
+            await trio.lowlevel.checkpoint()
 
 
 async def wait_for_sink(fileno: int, write_timeout: float, deadline: float | None = None) -> None:

@@ -29,7 +29,7 @@ from peili.routing.protocol import Coordination
 # The relay's own limit; SourceChoice judges stalls, because it knows how deep in the tree this node is.
 _RELAY_STALL = 60.0
 # Progress is looked at this often, so that a stall is noticed in time, in seconds.
-_LOOK = 0.1
+_LOOK = 0.2
 # The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
 _LOOK_FULL = 2.0
 

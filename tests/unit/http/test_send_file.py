@@ -126,3 +126,22 @@ async def test_a_reader_that_goes_away_closes_the_sink(file: int) -> None:
     with pytest.raises(SinkClosed):
         await sink.send_file(file, 0, 1)
     ours.close()
+
+
+async def test_a_socket_that_took_a_part_is_waited_for_before_it_is_tried_again(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = 0
+    real = os.sendfile
+
+    def sendfile(*arguments: int) -> int:
+        nonlocal refused
+        try:
+            return real(*arguments)
+        except BlockingIOError:
+            refused += 1
+            raise
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    assert await received(file, 0, len(DATA)) == DATA
+    assert refused <= 1

@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from peili.http.stall import LOW_WATER, MINIMUM_PROGRESS, StallWatch, next_low_water
+import pytest
+
+from peili.http.stall import (
+    GATHER,
+    LOW_WATER,
+    LOW_WATER_PATIENCE,
+    MINIMUM_PROGRESS,
+    StallWatch,
+    next_low_water,
+)
 
 
 def test_a_source_that_gives_nothing_for_the_timeout_is_stalled() -> None:
@@ -55,18 +64,28 @@ def test_time_that_is_not_fed_in_does_not_count() -> None:
 def test_the_low_water_mark_rises_with_what_arrives_at_once() -> None:
     mark, steps = 1, 0
     while mark < LOW_WATER:
-        mark = next_low_water(mark, max(1448, mark), expired=False)
+        mark = next_low_water(mark, max(1448, mark), 0.0001, expired=False)
         steps += 1
     assert mark == LOW_WATER
-    assert steps < 10
-    assert next_low_water(mark, 10 * LOW_WATER, expired=False) == LOW_WATER
+    assert steps < 12
+    assert next_low_water(mark, 10 * LOW_WATER, 0.001, expired=False) == LOW_WATER
+
+
+@pytest.mark.parametrize("rate", [100_000, 1_000_000, 8_000_000])
+def test_the_low_water_mark_is_what_comes_in_a_moment_whatever_the_rate(rate: int) -> None:
+    mark = 1
+    for _ in range(20):
+        seconds = max(mark, 1448) / rate
+        mark = next_low_water(mark, max(mark, 1448), seconds, expired=False)
+    assert mark == pytest.approx(rate * GATHER, rel=0.01)
 
 
 def test_the_low_water_mark_falls_when_patience_runs_out() -> None:
-    assert next_low_water(LOW_WATER, 1000, expired=True) == 1
-    assert next_low_water(LOW_WATER, 0, expired=True) == 1
+    assert next_low_water(LOW_WATER, 1000, LOW_WATER_PATIENCE, expired=True) < 1000
+    assert next_low_water(LOW_WATER, 4, LOW_WATER_PATIENCE, expired=True) == 1
+    assert next_low_water(LOW_WATER, 0, LOW_WATER_PATIENCE, expired=True) == 1
 
 
 def test_the_low_water_mark_stays_when_nothing_was_taken() -> None:
-    assert next_low_water(4096, 0, expired=False) == 4096
-    assert next_low_water(1, 0, expired=False) == 1
+    assert next_low_water(4096, 0, 1.0, expired=False) == 4096
+    assert next_low_water(1, 0, 1.0, expired=False) == 1
