@@ -154,6 +154,7 @@ class SourceChoice:
         self._purpose = Purpose.FIRST
         self._talking = False
         self._joined = False  # the last message was a Join
+        self._introducing = False  # the coordinators are about to hear of a source that they did not name
         self._grew_at = now
         self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
@@ -208,6 +209,11 @@ class SourceChoice:
             # Somebody has answered before the coordinators: they are to hear of that.
             self._ask_at = now
             return
+        introducing, self._introducing = self._introducing, False
+        if introducing and isinstance(answer, Lead):
+            # They take it for the end of a pull that was broken off a moment ago, and stood still.
+            self._ask_at = now + self._settings.renew_interval
+            return
         match answer:
             case Lead():
                 self._end = GoUpstream(leading=True, reason="lead")
@@ -238,6 +244,7 @@ class SourceChoice:
         self._purpose = Purpose.RESUME
         self._taken_at, self._rose = now, False
         self._paced_at, self._paced_offset = now, self._offset
+        self._introducing = unnamed
         # The coordinators did not name it: they are to hear of it now.
         self._ask_at = now if unnamed else now + self._settings.renew_interval
         self._suspect_at = now + self._settings.suspicion

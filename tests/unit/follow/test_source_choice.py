@@ -444,3 +444,16 @@ def test_where_the_coordinators_are_silent_one_that_was_found_goes_on_each_time(
         choice.answered(None, now + 0.3)
         assert choice.next_step(now + 0.3) == Take(found)
         choice.taken(found, now + 0.3)
+
+
+def test_who_has_just_found_a_holder_is_not_sent_upstream_for_a_pull_that_was_broken_off_before() -> None:
+    choice = knowing(DONE)
+    choice.next_step(0.0)
+    choice.taken(DONE, 0.001, unnamed=True)
+    assert isinstance(choice.next_step(0.001), RenewNow)
+    choice.answered(Lead(3000), 0.01)
+    assert isinstance(choice.next_step(0.01), Stay)
+    choice.grew(100, 0.4)
+    assert isinstance(choice.next_step(0.6), RenewNow)
+    choice.answered(Lead(3000), 0.61)  # this time it is about this pull
+    assert choice.next_step(0.61) == GoUpstream(leading=True, reason="lead")
