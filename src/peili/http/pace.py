@@ -29,6 +29,10 @@ class Pace:
         self.fast = True
         return True
 
+    def flowed(self, now: float) -> None:
+        """It took as much, in whatever time, and was not waited for: the source is slow, or far away."""
+        self._count, self._since = FAST_BYTES, now
+
     def stopped(self, now: float) -> None:
         """It was waited for too long."""
         self.fast = False

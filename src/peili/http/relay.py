@@ -17,7 +17,7 @@ import trio
 
 from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SourceEnded, SourceStalled
-from peili.http.pace import Pace
+from peili.http.pace import FAST_BYTES, Pace
 from peili.http.source import Source
 from peili.http.stages import PutBy, Stage, StagePool, Way
 from peili.http.stall import LOW_WATER, LOW_WATER_PATIENCE, StallWatch, next_low_water
@@ -30,6 +30,8 @@ _NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 _ROOM: Final = 64 * 1024
 # What is taken at least when the sink's socket says that it is writable: its own idea of that may differ.
 _LEAST: Final = 16 * 1024
+# Seconds of waiting for a sink that say that it is the slow one.
+_WAIT: Final = 0.1
 # Seconds that a sink may take nothing before it is slow, and its stage is given to others.
 _HOLD: Final = 0.3
 
@@ -69,6 +71,7 @@ class Relay:
         self._filled_at = trio.current_time()
         self._since_turn = 0  # bytes since others had a turn on the event loop
         self._ended = ""  # why the source will give no more
+        self._flow = 0  # bytes since the sink was waited for last
         self._runs_ahead = False
         self.moved = 0
 
@@ -109,7 +112,10 @@ class Relay:
         room = self._room()
         if room < min(_ROOM, wanted):
             self._release()
+            started = trio.current_time()
             await wait_for_sink(self._sink, self._write_timeout)
+            if trio.current_time() - started > _WAIT:
+                self._flow = 0
             self._since_turn = 0
             room = max(self._room(), _LEAST)
         return min(room, wanted)
@@ -180,12 +186,16 @@ class Relay:
             return
         self._stage = self._pool.put_by(stage)
         self._pace.stopped(trio.current_time())
+        self._flow = 0
         await wait_for_sink(self._sink, self._write_timeout, deadline)
 
     def _sent(self, count: int, way: Way) -> None:
         self._pool.count(way, count)
         self.moved += count
         self._since_turn += count
+        self._flow += count
+        if not self._pace.fast and self._flow >= FAST_BYTES:
+            self._pace.flowed(trio.current_time())
         self._account(count)
         if self._pace.fast and not self._runs_ahead:
             self._runs_ahead = True

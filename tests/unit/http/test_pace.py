@@ -23,3 +23,11 @@ def test_a_fast_reader_is_told_once_and_stays_one_until_it_stops() -> None:
     pace.stopped(200.0)
     assert not pace.took(FAST_BYTES - 1, 200.0)
     assert pace.took(1, 200.0)
+
+
+def test_a_reader_that_was_never_waited_for_is_fast_however_slow_its_source_is() -> None:
+    pace = Pace(100.0)
+    assert not pace.took(1, 200.0)
+    pace.flowed(300.0)
+    assert pace.took(1, 300.0)
+    assert pace.fast

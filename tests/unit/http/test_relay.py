@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
+from peili.http.pace import FAST_BYTES, FAST_SECONDS
 from peili.http.sink import Sink
 from peili.http.source import Source
 from peili.http.stages import PipeStage, StagePool, Way
@@ -402,6 +403,22 @@ async def test_a_peer_may_send_far_ahead_only_for_a_fast_reader() -> None:
         assert receive_buffer() == small
         await read_exactly(line.reader, 20 * MEGABYTE)
         assert receive_buffer() > small
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_is_slow_may_send_far_ahead_for_a_reader_that_is_not(mock_clock: MockClock) -> None:
+    """It may be far away: little comes in a round trip, and only more in flight would make that faster."""
+    piece = bytes(100_000)
+    async with a_line() as line, trio.open_nursery() as nursery:
+        line.source_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
+        small = line.source_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        source, sink = line.source(50 * MEGABYTE), line.sink(50 * MEGABYTE)
+        nursery.start_soon(partial(sink.relay, source, 50 * MEGABYTE, stall_timeout=10))
+        for _ in range(2 * FAST_BYTES // len(piece)):
+            await send(line.peer, piece)
+            assert await read_exactly(line.reader, len(piece)) == piece
+            mock_clock.jump(1.1 * FAST_SECONDS)
+        assert line.source_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > small
         nursery.cancel_scope.cancel()
 
 
