@@ -65,9 +65,9 @@ async def made(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield value
 
 
-async def pair(made: Cluster) -> Node:
-    """A puller, and a node that holds the image."""
-    [holder] = await made.start(1, images=[(NAME, IMAGE)])
+async def pair(made: Cluster, *options: str) -> Node:
+    """A puller, and a node that holds the image, with these options."""
+    [holder] = await made.start(1, *options, images=[(NAME, IMAGE)])
     [puller] = await made.start(1)
     await wait_offered(puller, NAME, IMAGE)
     assert holder is not puller
@@ -127,8 +127,11 @@ async def read_slowly(source: str, node: Node, target: bytes) -> None:
 
 
 async def test_slowloris(made: Cluster) -> None:
-    """A hundred that drip at each port, and a hundred that ask for a large layer and do not read it."""
-    puller = await pair(made)
+    """A hundred that drip at each port, and a hundred that ask for a large layer and do not read it.
+
+    By default the holder gives one peer half of its uploads, which so many hold for ever; others go upstream then.
+    """
+    puller = await pair(made, "--max-uploads=0")
     before = puller.use()
     layer = f"/v2/hostile/blobs/{IMAGE.layers[0].digest}?ns=registry.example".encode()
     async with honest_client(puller, NAME, IMAGE) as honest, trio.open_nursery() as nursery:
