@@ -5,6 +5,7 @@ Only this module (and the demo) constructs implementations.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
@@ -30,12 +31,15 @@ from peili.version import VERSION
 _log = structlog.get_logger()
 # A relay costs four descriptors; the usual soft limit of 1024 would end at 250 of them.
 _WANTED_DESCRIPTORS = 65536
+_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
+_LARGE_BLOCK = 128 * 1024  # bytes: where glibc begins, too
 
 
 def run_daemon(settings: RunSettings) -> None:
     """Run until SIGTERM; leave the process with status 1 and a sentence where it cannot start."""
     configure_logging(settings.log_level)
     _raise_descriptor_limit()
+    _give_large_blocks_back()
     try:
         trio.run(_run, settings)
     except* StartFailed as group:
@@ -122,6 +126,16 @@ def _raise_descriptor_limit() -> None:
     if soft < wanted:
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _give_large_blocks_back() -> None:
+    """Keep large blocks of memory out of the heap, so that the kernel has them back when they are freed.
+
+    glibc does so only until it has freed one; then they lie in the heap, which keeps their room: 2 MB more after
+    50,000 requests.
+    """
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def _fail(group: BaseExceptionGroup[StartFailed]) -> NoReturn:
