@@ -18,6 +18,8 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # `tests.integration.lab` is a package for these tests only
 
 from tests.integration import install  # noqa: E402 it needs the path above
+from tests.integration.lab.leaks import Leaks  # noqa: E402
+from tests.integration.lab.node import Node  # noqa: E402
 
 
 def why_not() -> str:
@@ -61,3 +63,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("PEILI_REQUIRE_CONTAINERD") == "1":
             pytest.fail(f"PEILI_REQUIRE_CONTAINERD=1, but {reason}", pytrace=False)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def leaks() -> Leaks:
+    """What the nodes of a module used at first."""
+    return Leaks()
+
+
+@pytest.fixture
+def nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
+    """After a test with faults the module's `nodes` are as they were; for `pytestmark`."""
+    with leaks.none(nodes):
+        yield

@@ -28,13 +28,12 @@ from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
-from tests.integration.lab.leaks import Leaks
 from tests.integration.lab.node import OPERATIONS_PORT, Node
 from tests.integration.lab.refuser import Refuser
 from tests.integration.lab.upstream import Registry
 from tests.integration.lab.waiting import wait_until
 
-pytestmark = pytest.mark.containerd
+pytestmark = [pytest.mark.containerd, pytest.mark.usefixtures("nothing_is_left")]
 
 RATE = 100  # Mbit/s that the upstream sends
 SIZE = 32 << 20  # bytes of the layer: 2.7 s
@@ -52,17 +51,6 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def nodes(lab: Lab) -> list[Node]:
     return warm_cluster(lab, CLUSTER)
-
-
-@pytest.fixture(scope="module")
-def leaks() -> Leaks:
-    return Leaks()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
-    with leaks.none(nodes):
-        yield
 
 
 @pytest.fixture

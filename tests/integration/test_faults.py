@@ -11,13 +11,12 @@ from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
-from tests.integration.lab.leaks import Leaks
 from tests.integration.lab.node import Node
 from tests.integration.lab.scenario import stopped, wait_offered
 from tests.integration.lab.upstream import Traffic
 from tests.integration.lab.waiting import wait_until
 
-pytestmark = pytest.mark.containerd
+pytestmark = [pytest.mark.containerd, pytest.mark.usefixtures("nothing_is_left")]
 
 SIZE = 16 << 20  # bytes of the layer
 RATE = 100  # Mbit/s that a holder sends: the layer takes more than a second
@@ -40,17 +39,6 @@ def nodes(lab: Lab) -> list[Node]:
     nodes = lab.cluster([VERSIONS[-1], *VERSIONS])
     nodes[0].namespace.limit(RATE)
     return nodes
-
-
-@pytest.fixture(scope="module")
-def leaks() -> Leaks:
-    return Leaks()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
-    with leaks.none(nodes):
-        yield
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
 from tests.integration.lab.images import Image
 from tests.integration.lab.laboratory import Lab
-from tests.integration.lab.leaks import Leaks, use
+from tests.integration.lab.leaks import use
 from tests.integration.lab.node import REGISTRY_PORT, Node, manifest_path
 from tests.integration.lab.processes import command
 from tests.integration.lab.scenario import stopped, wait_offered
 from tests.integration.lab.upstream import Traffic
 from tests.integration.lab.waiting import wait_until
 
-pytestmark = pytest.mark.containerd
+pytestmark = [pytest.mark.containerd, pytest.mark.usefixtures("nothing_is_left")]
 
 SIZE = 6 << 20  # bytes of a layer
 FEW = 12  # descriptors above those in use
@@ -66,17 +66,6 @@ def nodes(lab: Lab) -> Iterator[list[Node]]:
             node.close()
     finally:
         command("umount", "--lazy", str(small.root))
-
-
-@pytest.fixture(scope="module")
-def leaks() -> Leaks:
-    return Leaks()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_left(leaks: Leaks, nodes: list[Node]) -> Iterator[None]:
-    with leaks.none(nodes):
-        yield
 
 
 @pytest.fixture

@@ -182,11 +182,6 @@ class SourceChoice:
         return self._end is not None
 
     @property
-    def zone(self) -> str:
-        """That of this node."""
-        return self._zone
-
-    @property
     def depth(self) -> int:
         """Hops from upstream."""
         return self._depth

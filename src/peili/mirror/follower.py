@@ -70,10 +70,8 @@ class Follower:
     async def answer_small(self, target: ContentTarget, digest: Digest, failed: set[str]) -> Found | Lead | None:
         """A manifest, config or other small blob: wait a little for whoever fetches it; else go upstream.
 
-        Lead: the coordinators said so.
-
-        `failed`: peers that are not asked any more, and those that are found to be at fault.
-        The caller closes the answer. Raise NoRoom where this node has no memory for it.
+        Lead: the coordinators said so. `failed`: peers that are not asked any more, and those that are found to be
+        at fault. The caller closes the answer. Raise NoRoom where this node has no memory for it.
         """
         started = trio.current_time()
         excluded: list[bytes] = []
