@@ -51,8 +51,6 @@ UNUSED_IN_PACKAGES = (
     "*.dist-info/RECORD", "*.dist-info/direct_url.json",  # for uninstalling; they name the builder's paths
     "**/_tests", "**/tests",  # trio's own tests are two thirds of it
     "**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.proto", "**/py.typed", "**/*.h",  # for compilers
-    # gRPC's copy of public certificate authorities: Peili speaks gRPC on a Unix socket only, without TLS.
-    "grpc/_cython/_credentials",
     "pycparser", "pycparser-*.dist-info",  # cffi asks for it to parse C declarations; ours are compiled already
     "cffi/recompiler.py", "cffi/setuptools_ext.py", "cffi/vengine_*.py", "cffi/ffiplatform.py",  # C compilers
 )  # fmt: skip

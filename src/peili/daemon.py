@@ -6,15 +6,11 @@ Only this module (and the demo) constructs implementations.
 from __future__ import annotations
 
 import ctypes
-import os
 import resource
 import signal
 import sys
 from contextlib import suppress
 from typing import NoReturn
-
-# gRPC reads it when it is imported: Peili never forks, and the handlers only cost.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import structlog
 import trio

@@ -39,6 +39,7 @@ PARSERS = {
     "inotify": ("store.inotify", ""),
     "names of ingests": ("store.growing", ""),
     "store index": ("store.index", ""),
+    "gRPC's HTTP/2": ("containerd.grpc_call", "GrpcExchange"),
     "containerd's answers": ("store.containerd.content", ""),
     "hosts.toml": ("containerd.toml_statements", ""),
     "merged hosts.toml": ("containerd.hosts_merge", ""),

@@ -1,15 +1,10 @@
-"""gRPC to a unix socket, awaited from trio.
-
-gRPC's own thread does the input and output. A unary call wakes its trio task with a callback, so that it costs
-no thread; a stream takes one worker thread while it is read, because gRPC for Python offers nothing else. Messages
-of a stream are asked for one at a time, so HTTP/2's flow control holds back a fast sender.
-"""
+"""containerd's gRPC socket, awaited from trio: calls with a deadline, errors with a sentence for the operator."""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,30 +13,11 @@ import trio
 from google.protobuf.message import DecodeError, Message
 
 from peili.containerd.errors import ContainerdError, Failure, explain_socket
-
-# gRPC reads these when it is imported. Its fork handlers stop threads and are not needed: Peili never forks.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors come back as values and are logged by their owner
-
-import grpc
+from peili.containerd.grpc_call import Call, CallEnded, NotGrpc, Status
 
 UNARY_TIMEOUT = 10.0  # seconds for a call with one answer
 MAXIMUM_MESSAGE = 16 << 20  # bytes; containerd's own default limit for what it receives
-MAXIMUM_STREAMS = 4  # streams read at once, and so worker threads, per channel
 MAXIMUM_DETAIL = 300  # characters of the other side's error text that are passed on
-
-_OPTIONS: tuple[tuple[str, object], ...] = (
-    ("grpc.default_authority", "localhost"),  # grpc-go refuses the percent-encoded path that gRPC would send
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),  # a new channel must not inherit an old one's backoff
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", MAXIMUM_MESSAGE),
-    ("grpc.max_send_message_length", MAXIMUM_MESSAGE),
-)
 
 Request_ = TypeVar("Request_", bound=Message)
 Response_ = TypeVar("Response_", bound=Message)
@@ -57,21 +33,23 @@ class Method(Generic[Request_, Response_]):
 
 
 class Channel:
-    """A connection to one unix socket, opened when it is first used and again whenever it is lost.
+    """Calls to one unix socket. Each has a connection of its own, so that nothing outlives a restart of the server.
 
     `namespace` is containerd's, sent with every call; None for services that know none (the CRI).
-    Every method raises ContainerdError and nothing else of gRPC's.
+    Every method raises ContainerdError.
     """
 
     def __init__(self, socket: Path, namespace: str | None = None) -> None:
         self.socket = socket
         self._metadata = (("containerd-namespace", namespace),) if namespace is not None else ()
-        self._channel: Any = grpc.insecure_channel(f"unix://{socket.absolute()}", options=_OPTIONS)
-        self.limiter = trio.CapacityLimiter(MAXIMUM_STREAMS)
+        self._calls: set[Call] = set()
+        self._closed = False
 
     def close(self) -> None:
-        """End the connection and every call on it."""
-        self._channel.close()
+        """End every call, and begin none any more."""
+        self._closed = True
+        for call in self._calls:
+            call.close()
 
     def __enter__(self) -> Channel:
         return self
@@ -83,46 +61,44 @@ class Channel:
         self, method: Method[Request_, Response_], request: Request_, *, timeout: float = UNARY_TIMEOUT
     ) -> Response_:
         """Call a method with one answer. `timeout` in seconds. Cancelling the task cancels the call."""
-        done = trio.Event()
-        token = trio.lowlevel.current_trio_token()
-
-        def wake(_: object) -> None:  # runs in gRPC's thread
-            with suppress(trio.RunFinishedError):  # nobody waits any longer
-                token.run_sync_soon(done.set)
-
-        try:
-            future = self._channel.unary_unary(method.path).future(
-                request.SerializeToString(), timeout=timeout, metadata=self._metadata
+        async with self.stream(method, request, timeout=timeout) as messages:
+            answers = [message async for message in messages]
+        if len(answers) != 1:
+            raise ContainerdError(
+                Failure.UNSUPPORTED, f"{self.socket} answered {method.path} with {len(answers)} messages"
             )
-        except ValueError as error:  # gRPC's word for a closed channel
-            raise ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} is closed") from error
-        future.add_done_callback(wake)
-        try:
-            await done.wait()
-        finally:
-            future.cancel()
-        try:
-            return self.parse(method, future.result())
-        except grpc.FutureCancelledError as error:
-            raise ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} was closed") from error
-        except grpc.RpcError as error:
-            raise self.translate(method, error) from error
+        return answers[0]
 
-    @contextmanager
-    def stream(
+    @asynccontextmanager
+    async def stream(
         self, method: Method[Request_, Response_], request: Request_, *, timeout: float | None
-    ) -> Iterator[AsyncIterator[Response_]]:
-        """Call a method with many answers, for the length of a `with`. `timeout` in seconds, None: no end."""
+    ) -> AsyncIterator[AsyncIterator[Response_]]:
+        """Call a method with many answers, for the length of a `with`: the request has been sent when it begins.
+
+        `timeout` in seconds for all of it, None: no end.
+        """
+        if self._closed:
+            raise self.was_closed()
+        call = Call(MAXIMUM_MESSAGE)
+        self._calls.add(call)
         try:
-            call = self._channel.unary_stream(method.path)(
-                request.SerializeToString(), timeout=timeout, metadata=self._metadata
-            )
-        except ValueError as error:
-            raise ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} is closed") from error
-        try:
-            yield _Messages(self, method, call)
+            deadline = math.inf if timeout is None else trio.current_time() + timeout
+            messages = _Messages(self, method, call, deadline)
+            await messages.begin(request.SerializeToString(), self._metadata)
+            yield messages
         finally:
-            call.cancel()  # an abandoned worker thread wakes at this and ends
+            self._calls.discard(call)
+            call.close()
+
+    def was_closed(self) -> ContainerdError:
+        """Our error for a call on a channel that is closed."""
+        return ContainerdError(Failure.UNAVAILABLE, f"the connection to {self.socket} is closed")
+
+    def too_slow(self, method: Method[Any, Any]) -> ContainerdError:
+        """Our error for a deadline that has passed."""
+        return ContainerdError(
+            Failure.UNAVAILABLE, f"containerd at {self.socket} did not answer {method.path} in time"
+        )
 
     def parse(self, method: Method[Request_, Response_], raw: bytes) -> Response_:
         """A message from its bytes."""
@@ -134,57 +110,66 @@ class Channel:
                 f"{self.socket} answered {method.path} with what is not a message of containerd",
             ) from error
 
-    def translate(self, method: Method[Any, Any], error: Any) -> ContainerdError:
+    def translate(self, method: Method[Any, Any], error: CallEnded) -> ContainerdError:
         """Our error for one of gRPC's."""
-        code, detail = error.code(), str(error.details() or "")[:MAXIMUM_DETAIL]
-        if code is grpc.StatusCode.UNAVAILABLE and "connect" in detail:
-            return explain_socket(self.socket)
-        failure = _FAILURES.get(code, Failure.OTHER)
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return ContainerdError(failure, f"containerd at {self.socket} did not answer {method.path} in time")
-        if code is grpc.StatusCode.UNIMPLEMENTED:
+        failure, detail = _FAILURES.get(error.status, Failure.OTHER), error.detail[:MAXIMUM_DETAIL]
+        if error.status == Status.DEADLINE_EXCEEDED:
+            return self.too_slow(method)
+        if error.status == Status.UNIMPLEMENTED:
             return ContainerdError(
                 failure, f"{self.socket} has no {method.path}: not containerd, or that plugin is off ({detail})"
             )
         return ContainerdError(
-            failure, f"containerd at {self.socket} answered {method.path}: {detail or code.name}"
+            failure, f"containerd at {self.socket} answered {method.path}: {detail or f'status {error.status}'}"
         )
 
 
 class _Messages(Generic[Request_, Response_]):
     """The messages of one stream. Not a generator, so that leaving it half read leaves nothing to clean up."""
 
-    def __init__(self, channel: Channel, method: Method[Request_, Response_], call: Any) -> None:
+    def __init__(self, channel: Channel, method: Method[Request_, Response_], call: Call, deadline: float) -> None:
         self._channel = channel
         self._method = method
         self._call = call
+        self._deadline = deadline
 
     def __aiter__(self) -> _Messages[Request_, Response_]:
         return self
 
+    async def begin(self, request: bytes, metadata: tuple[tuple[str, str], ...]) -> None:
+        """Send the request."""
+        with self._errors():
+            await self._call.begin(self._channel.socket, self._method.path, request, metadata)
+
     async def __anext__(self) -> Response_:
-        try:
-            raw = await trio.to_thread.run_sync(
-                _next_message, self._call, abandon_on_cancel=True, limiter=self._channel.limiter
-            )
-        except grpc.RpcError as error:
-            raise self._channel.translate(self._method, error) from error
+        with self._errors():
+            raw = await self._call.receive()
         if raw is None:
             raise StopAsyncIteration
         return self._channel.parse(self._method, raw)
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Raise ContainerdError for all that goes wrong, and for what goes on after the deadline."""
+        try:
+            with trio.move_on_at(self._deadline) as scope:
+                yield
+        except CallEnded as error:
+            raise self._channel.translate(self._method, error) from error
+        except trio.ClosedResourceError as error:
+            raise self._channel.was_closed() from error
+        except (OSError, NotGrpc) as error:
+            raise explain_socket(self._channel.socket) from error
+        if scope.cancelled_caught:
+            raise self._channel.too_slow(self._method)
 
-def _next_message(call: Any) -> bytes | None:
-    """The next raw message, or None at the end; StopIteration must not pass through a coroutine (PEP 479)."""
-    return next(call, None)
 
-
-_FAILURES = {
-    grpc.StatusCode.UNAVAILABLE: Failure.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED: Failure.UNAVAILABLE,
-    grpc.StatusCode.CANCELLED: Failure.UNAVAILABLE,
-    grpc.StatusCode.NOT_FOUND: Failure.NOT_FOUND,
-    grpc.StatusCode.PERMISSION_DENIED: Failure.PERMISSION,
-    grpc.StatusCode.UNAUTHENTICATED: Failure.PERMISSION,
-    grpc.StatusCode.UNIMPLEMENTED: Failure.UNSUPPORTED,
+_FAILURES: dict[int, Failure] = {
+    Status.UNAVAILABLE: Failure.UNAVAILABLE,
+    Status.DEADLINE_EXCEEDED: Failure.UNAVAILABLE,
+    Status.CANCELLED: Failure.UNAVAILABLE,
+    Status.NOT_FOUND: Failure.NOT_FOUND,
+    Status.PERMISSION_DENIED: Failure.PERMISSION,
+    Status.UNAUTHENTICATED: Failure.PERMISSION,
+    Status.UNIMPLEMENTED: Failure.UNSUPPORTED,
 }

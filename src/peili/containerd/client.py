@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,21 +166,23 @@ class Client:
     async def list_content(self, maximum: int) -> list[ContentRecord]:
         """Every blob that the namespace's metadata lists, at most `maximum` of them."""
         found: list[ContentRecord] = []
-        with self.channel.stream(_CONTENT, content_pb2.ListContentRequest(), timeout=LIST_TIMEOUT) as messages:
+        request = content_pb2.ListContentRequest()
+        async with self.channel.stream(_CONTENT, request, timeout=LIST_TIMEOUT) as messages:
             async for message in messages:
                 found += [ContentRecord(info.digest, info.size) for info in message.info]
                 if len(found) >= maximum:
                     break
         return found[:maximum]
 
-    @contextmanager
-    def events(self, filters: Iterable[str]) -> Iterator[AsyncIterator[Event]]:
+    @asynccontextmanager
+    async def events(self, filters: Iterable[str]) -> AsyncIterator[AsyncIterator[Event]]:
         """A subscription to events that match any of the filters (`topic~="/images/"`), for the length of a `with`.
 
-        containerd tells nothing of what happened before; it says nothing when the subscription has begun either.
+        containerd tells nothing of what happened before; it says nothing when the subscription has begun either,
+        but it has been asked for it when the `with` begins.
         """
         request = events_pb2.SubscribeRequest(filters=filters)
-        with self.channel.stream(_SUBSCRIBE, request, timeout=None) as envelopes:
+        async with self.channel.stream(_SUBSCRIBE, request, timeout=None) as envelopes:
             yield _Events(envelopes)
 
 

@@ -231,7 +231,7 @@ async def _fails(path: Path, failure: Failure, words: str) -> None:
 
 
 async def _read_events(client: Client, seen: list[Event]) -> None:
-    with client.events(["topic~=|^/images/|"]) as events:
+    async with client.events(["topic~=|^/images/|"]) as events:
         async for event in events:
             seen.append(event)
 

@@ -47,8 +47,8 @@ class Session:
         """Go on until ContainerdError or StoreError, alone or in a group. `walked` is called after each walk."""
         namespace = f'namespace=="{self._client.namespace}"'
         filters = [f'{namespace},topic~="^/images/"', f'{namespace},topic~="^/content/"']
-        with self._open_watcher() as watcher, self._client.events(filters) as events:
-            async with trio.open_nursery() as nursery:
+        with self._open_watcher() as watcher:
+            async with self._client.events(filters) as events, trio.open_nursery() as nursery:
                 nursery.start_soon(self._listen, events)
                 nursery.start_soon(self._watch, watcher)
                 await self._work(walked)
