@@ -164,9 +164,10 @@ def test_a_layer_above_two_gibibytes_whose_leader_dies() -> None:
             pulls.start_all(nodes, reference)
             leader = pulls.leader()
             others = [node for node in nodes if node is not leader]
+            pulls.wait_received(leader, (2 << 30) + 1)
+            lab.upstream.limit(RATE)  # the rest takes longer than the others need, and the leader to stop
             for node in others:
                 pulls.wait_received(node, (2 << 30) + 1)
-            lab.upstream.limit(RATE)  # the rest takes longer than the leader needs to stop
             leader.containerd.stop()
             lab.upstream.limit(2000)
             pulls.wait(*others)

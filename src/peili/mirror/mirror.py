@@ -18,6 +18,7 @@ from peili.mirror.failure import FailureKind
 from peili.mirror.follower import Follower
 from peili.mirror.giveup import GiveUps
 from peili.mirror.history import History
+from peili.mirror.led_images import LedImages
 from peili.mirror.lookup import Found, Lookup, NotFound, Observer
 from peili.mirror.race import NO_ROOM
 from peili.mirror.search import Search
@@ -33,6 +34,7 @@ MAXIMUM_RESUMES = 8
 # Seconds that a lookup may take longer than the coordinators, who are closest to the key and keep its records: only
 # nodes that do not answer make it take much longer, and they have nothing to give.
 LEAD_PATIENCE = 0.01
+NO_PROVIDER = "no_provider"
 BEYOND_END = "beyond_end"  # why nothing is sent though peers have it: the range begins beyond its end
 
 
@@ -74,6 +76,7 @@ class Mirror:
         self._giveups = giveups
         self._observer = observer
         self._stall_timeout = stall_timeout
+        self._led_images = LedImages()
 
     async def answer(
         self, exchange: Exchange, key: Key, target: ContentTarget, wanted_range: RangeRequest | None
@@ -136,13 +139,19 @@ class Mirror:
             await self._answer_committed(exchange, key, target, wanted_range, trace)
             if exchange.started or trace.size is not None:
                 return
+        if not search.found and self._led_images.next_one(target, trio.current_time()):
+            trace.reason = NO_PROVIDER
+            follower.goes_upstream(digest)
+            return
         if await self._answer_from_tree(follower, search, exchange, digest, target, wanted_range, trace):
             return
         # Perhaps somebody has it whom the coordinators do not know.
         if await search.found_anybody(LEAD_PATIENCE if trace.leading else inf):
             await self._answer_committed(exchange, key, target, wanted_range, trace)
         else:
-            trace.reason = trace.reason or "no_provider"
+            trace.reason = trace.reason or NO_PROVIDER
+            if trace.leading:
+                self._led_images.remember(target, trio.current_time())
         if exchange.started:
             follower.goes_elsewhere(digest)
         else:

@@ -10,12 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from peili.mirror.led_images import LedImages
 from peili.mirror.lookup import Lookup
 from peili.mirror.mirror import Mirror, Trace
 from peili.mirror.race import RaceLimits
 from peili.mirror.search import Search
 from peili.oci.digest import Digest
-from peili.oci.distribution import BlobTarget
+from peili.oci.distribution import BlobTarget, ContentTarget, ManifestTarget
 from peili.oci.key import Key
 from peili.routing.protocol import Provider
 
@@ -37,6 +38,7 @@ class Story:
         )
         self.mirror = object.__new__(Mirror)
         stub = cast(Any, self.mirror)
+        stub._led_images = LedImages()
         stub._answer_committed = self._answer_committed
         stub._answer_from_tree = self._answer_from_tree
 
@@ -44,8 +46,9 @@ class Story:
         self.asked.append("provider")
         exchange.started = self.committed_answers
 
-    async def _answer_from_tree(self, *_: Any) -> bool:
+    async def _answer_from_tree(self, *parts: Any) -> bool:
         self.asked.append("coordinators")
+        parts[-1].leading = True
         return False
 
     @property
@@ -55,8 +58,7 @@ class Story:
     async def found_anybody(self, patience: float) -> bool:
         return self.known
 
-    async def play(self) -> list[str]:
-        target = cast(BlobTarget, SimpleNamespace(digest=DIGEST))
+    async def play(self, target: ContentTarget = BlobTarget(None, "a", DIGEST)) -> list[str]:
         parts = cast(Any, (self.follower, self, self.exchange, Key(str(DIGEST)), DIGEST, target, None, Trace()))
         await self.mirror._answer_or_lead(*parts)
         return self.asked
@@ -74,6 +76,28 @@ class Story:
 )
 async def test_who_is_asked(small: bool, known: bool, answers: bool, asked: Collection[str]) -> None:
     assert await Story(small=small, known=known, committed_answers=answers).play() == asked
+
+
+async def test_the_manifest_that_follows_a_led_index_is_led_without_a_question() -> None:
+    story, manifest = (
+        Story(small=True, known=False, committed_answers=False),
+        ManifestTarget(None, "a", None, DIGEST),
+    )
+    assert await story.play(manifest) == ["coordinators", "upstream"]
+    assert await story.play(manifest) == ["coordinators", "upstream", "upstream"]
+    story.asked.clear()
+    assert await story.play() == ["coordinators", "upstream"], "its layers may be those of other images"
+
+
+async def test_a_manifest_that_a_peer_has_is_not_led_because_the_index_was() -> None:
+    story, manifest = (
+        Story(small=True, known=False, committed_answers=True),
+        ManifestTarget(None, "a", None, DIGEST),
+    )
+    await story.play(manifest)
+    story.known = True
+    story.asked.clear()
+    assert await story.play(manifest) == ["provider"]
 
 
 class SlowLookup:
