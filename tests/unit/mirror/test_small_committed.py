@@ -21,6 +21,7 @@ from peili.oci.key import Key
 from peili.routing.protocol import Provider
 
 DIGEST = Digest.of(b"content")
+BLOB = BlobTarget(None, "a", DIGEST)
 
 
 class Story:
@@ -58,7 +59,7 @@ class Story:
     async def found_anybody(self, patience: float) -> bool:
         return self.known
 
-    async def play(self, target: ContentTarget = BlobTarget(None, "a", DIGEST)) -> list[str]:
+    async def play(self, target: ContentTarget = BLOB) -> list[str]:
         parts = cast(Any, (self.follower, self, self.exchange, Key(str(DIGEST)), DIGEST, target, None, Trace()))
         await self.mirror._answer_or_lead(*parts)
         return self.asked
