@@ -20,13 +20,15 @@ from random import Random
 
 from peili.follow.codec import decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.growth import Growth, GrowthWatch
 from peili.follow.message import Answer, Ask, Join, Leave, Outcome, Peer, Renew, Source
 from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, judge
 from peili.follow.serving import Admission, admit
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import LAST_SLOT_SECONDS, Slots, Verdict
-from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoice, SourceFailure, Stay, Take
+from peili.follow.source_choice import SourceChoice
+from peili.follow.steps import GoUpstream, JoinNow, RenewNow, Stay, Take
 
 GIGABIT = 125e6  # bytes a second
 LATENCY = 0.001  # seconds, one way

@@ -7,12 +7,12 @@ says. Pure; times in seconds.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final
 
+from peili.follow.crawl import CrawlWatch
+from peili.follow.failed_sources import FailedSources, SourceFailure
 from peili.follow.message import (
     Answer,
     Follow,
@@ -25,6 +25,7 @@ from peili.follow.message import (
     Wait,
 )
 from peili.follow.settings import FollowSettings
+from peili.follow.steps import GoUpstream, JoinNow, RenewNow, Stay, Step, Take
 
 MAX_TRIES: Final = 24  # sources that failed and answers that name some without one byte in between
 # Seconds that a held response may wait in all without one byte, and the stall limit of its depth; then upstream.
@@ -38,85 +39,8 @@ VERIFIED_LIMIT: Final = 60.0
 FIRST_PATIENCE: Final = 0.2  # seconds without any coordinator at the start; in the middle it is the stall limit
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
 _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a verified source will do
-_REMEMBERED: Final = 24  # peers that failed this pull; fits a Join's bound together with the banned ones
-_BUSY_SECONDS: Final = 1.0  # a source that had no room may have some later
-_BEHIND_SECONDS: Final = 0.1  # containerd writes 1 MiB at a time: one that was level is ahead in a moment
 FULL_PAUSE: Final = 2.0  # seconds without a byte for which our containerd, once seen to take none, is the reason
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
-_STALLED_SECONDS: Final = 5.0
-_ENDED_SECONDS: Final = 1.0  # it may have been started anew; who ends twice is not asked again
-_WAITED_SECONDS: Final = 1.0  # a follower that stalled waited for its own source, and may have found another
-# A committed source that brings so few bytes a second over SLOW_WINDOW seconds, with more than SLOW_REST seconds to
-# go at that rate, is left for another, or for upstream; MAX_SLOW of them, for then it is our own link.
-SLOW_RATE: Final = 32 * 1024
-SLOW_WINDOW: Final = 5.0
-SLOW_REST: Final = 30.0
-MAX_SLOW: Final = 3
-
-
-class SourceFailure(Enum):
-    """How a source failed this pull."""
-
-    BUSY = auto()  # 503: its fan-out; nothing is wrong with it
-    BEHIND = auto()  # 503: it does not hold more than we do
-    ENDED = auto()  # FIN or reset in the middle, or before the first byte
-    STALLED = auto()
-    SLOW = auto()  # it crawls: SLOW_RATE
-    BROKEN = auto()  # refused, timed out, another size or digest
-
-
-_SOFT: Final = {SourceFailure.BUSY, SourceFailure.BEHIND}
-_MOST_NAMED: Final = 32  # peers that are excluded in one message
-_EXCLUDED_SECONDS: Final = {
-    SourceFailure.BUSY: _BUSY_SECONDS,
-    SourceFailure.BEHIND: _BEHIND_SECONDS,
-    SourceFailure.STALLED: _STALLED_SECONDS,
-    SourceFailure.ENDED: _ENDED_SECONDS,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    """Ask this source for the bytes from our offset, leaving the present one where there is one.
-
-    `unnamed`: not the coordinators named it. It is not to serve us if it serves others: then they are to say who
-    takes it from whom.
-    """
-
-    source: Source
-    unnamed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JoinNow:
-    """Send this to both coordinators."""
-
-    join: Join
-
-
-@dataclass(frozen=True, slots=True)
-class RenewNow:
-    """Send this to both coordinators; go on meanwhile."""
-
-    renew: Renew
-
-
-@dataclass(frozen=True, slots=True)
-class GoUpstream:
-    """FIN where a body is under way, else 404, and 404 for the retry. `leading`: the coordinator told us to."""
-
-    leading: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stay:
-    """Nothing to do before this time, unless something happens."""
-
-    until: float
-
-
-Step = Take | JoinNow | RenewNow | GoUpstream | Stay
 
 
 class SourceChoice:
@@ -144,8 +68,8 @@ class SourceChoice:
         self._settings = settings
         self._key, self._offset, self._total = key, offset, total
         self._burden, self._port, self._zone = burden, port, zone
-        self._banned, self.verified_only = banned, verified_only
-        self._failed: OrderedDict[bytes, tuple[float, SourceFailure]] = OrderedDict()  # until when, and why
+        self.verified_only = verified_only
+        self._failed = FailedSources(banned)
         self._candidates: deque[Source] = deque()
         self._source: Source | None = None
         self._unnamed = deque(known)
@@ -158,8 +82,7 @@ class SourceChoice:
         self._grew_at = now
         self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
-        self._paced_at, self._paced_offset = now, offset  # since when the present source's rate is measured
-        self._slow = 0  # sources that were
+        self._crawl = CrawlWatch(now, offset)
         self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
         self._full_at = -math.inf  # when our containerd was last seen to take no byte
@@ -238,7 +161,7 @@ class SourceChoice:
         self._depth = source.depth + 1
         self._purpose = Purpose.RESUME
         self._taken_at, self._rose = now, False
-        self._paced_at, self._paced_offset = now, self._offset
+        self._crawl.begin(now, self._offset)
         self._introducing = unnamed
         # The coordinators did not name it: they are to hear of it now.
         self._ask_at = now if unnamed else now + self._settings.renew_interval
@@ -251,15 +174,14 @@ class SourceChoice:
             self._offset, self._grew_at, self._tries = offset, now, 0
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
-            if offset - self._paced_offset >= SLOW_RATE * SLOW_WINDOW:
-                self._paced_at, self._paced_offset = now, offset
+            self._crawl.grew(now, offset)
             # Where our containerd took no byte, the coordinators wanted to hear of it rarely.
             self._ask_at = min(self._ask_at, now + FULL_PAUSE)
 
     def excused(self, now: float) -> None:
         """Nothing can grow: our containerd takes no byte, and the source is not to blame."""
         self._grew_at = self._full_at = now
-        self._paced_at, self._paced_offset = now, self._offset
+        self._crawl.begin(now, self._offset)
         self._suspect_at = now + FULL_PAUSE
 
     def found(self, source: Source) -> None:
@@ -281,24 +203,14 @@ class SourceChoice:
 
     def may_ask(self, source: Source, now: float) -> bool:
         """Whether this pull may take anything from it now."""
-        peer_id = source.peer.id
         if self.verified_only and not source.committed:
             return False
-        until, _ = self._failed.get(peer_id, (-math.inf, None))
-        return peer_id not in self._banned and now >= until
+        return self._failed.may_serve(source.peer.id, now)
 
     def failed(self, peer_id: bytes, failure: SourceFailure, now: float) -> None:
         """The source failed, before its head or in the middle."""
-        seconds = _EXCLUDED_SECONDS.get(failure, math.inf)
-        if failure is SourceFailure.STALLED and self._depth > 1:
-            seconds = _WAITED_SECONDS
-        if failure is SourceFailure.ENDED and self._failed.get(peer_id, (0.0, None))[1] is SourceFailure.ENDED:
-            seconds = math.inf
-        self._failed[peer_id] = (now + seconds, failure)
-        self._failed.move_to_end(peer_id)
-        while len(self._failed) > _REMEMBERED:
-            self._failed.popitem(last=False)
-        self._tries += failure not in _SOFT  # a refusal costs nothing, and the next answer counts anyway
+        # A refusal costs no try, and the next answer counts anyway.
+        self._tries += self._failed.add(peer_id, failure, now, follower=self._depth > 1)
         if self._asking is not None and self._asking.peer.id == peer_id:
             self._asking = None
         if self._source is not None and self._source.peer.id == peer_id:
@@ -351,18 +263,12 @@ class SourceChoice:
         elif self._source is not None and now >= self._stalls_at():
             self.failed(self._source.peer.id, SourceFailure.STALLED, now)
         elif self._source is not None and self._crawls(self._source, now):
-            self._slow += 1
             self.failed(self._source.peer.id, SourceFailure.SLOW, now)
         return self._end
 
     def _crawls(self, source: Source, now: float) -> bool:
         """Whether it is so slow that anybody else is better. One that receives it itself may not be to blame."""
-        elapsed = now - self._paced_at
-        if not source.committed or self._slow >= MAX_SLOW or elapsed < SLOW_WINDOW:
-            return False
-        rate = (self._offset - self._paced_offset) / elapsed
-        self._paced_at, self._paced_offset = now, self._offset
-        return rate < SLOW_RATE and self._total - self._offset > rate * SLOW_REST
+        return source.committed and self._crawl.crawls(now, self._offset, self._total)
 
     def _due(self) -> float:
         """The next message. Without a byte the coordinator is asked soon, and then as often as by a lead."""
@@ -418,34 +324,25 @@ class SourceChoice:
         if now - self._silent_since >= patience:
             self._end = GoUpstream(leading=False, reason="no coordinator")
 
-    def _named(self, now: float, *, busy: bool) -> tuple[bytes, ...]:
-        """Those that are not to be named to us: `busy`, for a moment; else they failed, or are banned."""
-        failed = [
-            peer_id
-            for peer_id, (until, failure) in self._failed.items()
-            if now < until and (failure in _SOFT) is busy
-        ]
-        banned = () if busy else [each for each in sorted(self._banned) if each not in self._failed]
-        return (*failed, *banned)[:_MOST_NAMED]
-
     def _joining(self, now: float) -> JoinNow:
         join = Join(
             self._key,
             self._offset,
             self._total,
             self._purpose,
-            self._named(now, busy=False),
+            self._failed.excluded(now),
             self._burden,
             self._port,
             self._zone,
-            self._named(now, busy=True),
+            self._failed.busy(now),
         )
         return JoinNow(join)
 
     def _renewal(self, now: float) -> RenewNow:
         assert self._source is not None
         peer_id = self._source.peer.id
-        excluded = (*self._named(now, busy=False), *self._named(now, busy=True))[:_MOST_NAMED]
         full = now - self._full_at < FULL_PAUSE
-        renew = Renew(self._key, self._offset, self._total, peer_id, excluded, self._port, self._zone, full)
+        renew = Renew(
+            self._key, self._offset, self._total, peer_id, self._failed.all(now), self._port, self._zone, full
+        )
         return RenewNow(renew)

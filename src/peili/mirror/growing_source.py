@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Source
-from peili.follow.source_choice import SourceFailure
 from peili.http.client import Client, Response
 from peili.http.errors import HttpError, ResponseTimeout
 from peili.http.message import Headers, SocketAddress

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 
 import trio
 
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Answer, Ask, Source
 from peili.follow.poison import Poison
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import Slots, Verdict
-from peili.follow.source_choice import GoUpstream, JoinNow, RenewNow, SourceChoice, SourceFailure, Stay, Take
+from peili.follow.source_choice import SourceChoice
+from peili.follow.steps import GoUpstream, JoinNow, RenewNow, Stay, Take
 from peili.http.errors import SinkClosed, SourceFailed
 from peili.http.message import Headers
 from peili.http.server import Exchange, Sink

@@ -13,8 +13,8 @@ from typing import Final
 
 import trio
 
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Source
-from peili.follow.source_choice import SourceFailure
 from peili.http.client import Response
 from peili.http.errors import SourceEnded
 from peili.mirror.attempt import Asker, Stream, Wanted

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+from peili.follow.crawl import MAX_SLOW, SLOW_RATE, SLOW_WINDOW
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Follow, Keep, Lead, Peer, Purpose, Source, Wait
 from peili.follow.settings import FollowSettings
 from peili.follow.source_choice import (
     HARD_LIMIT,
-    MAX_SLOW,
     MAX_TRIES,
     MAX_WITHOUT_GROWTH,
-    SLOW_RATE,
-    SLOW_WINDOW,
     VERIFIED_LIMIT,
-    GoUpstream,
-    JoinNow,
-    RenewNow,
     SourceChoice,
-    SourceFailure,
-    Stay,
-    Step,
-    Take,
 )
+from peili.follow.steps import GoUpstream, JoinNow, RenewNow, Stay, Step, Take
 
 KEY = b"k" * 32
 S = FollowSettings()

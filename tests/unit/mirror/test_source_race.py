@@ -10,8 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Peer, Source
-from peili.follow.source_choice import SourceFailure
 from peili.mirror.failure import FailureKind
 from peili.mirror.growing_source import GrowingStream, SourceRefused
 from peili.mirror.history import UNKNOWN_HEDGE, History
