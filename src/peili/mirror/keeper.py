@@ -18,6 +18,7 @@ from peili.follow.message import Answer, Ask, Keep, Leave, Outcome, Renew
 from peili.follow.poison import Poison
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import Slots
+from peili.mirror.answer import SMALL_BLOB_SIZE
 from peili.oci.digest import Digest
 from peili.oci.key import digest_key
 from peili.routing.protocol import Coordination
@@ -241,8 +242,11 @@ class _Watch:
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
             return
         if watch.grew and not self._grew:
-            # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once.
-            self._grew, self._renew_at = True, now
+            # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once. Of small
+            # content they want the commit, which is next.
+            self._grew = True
+            if not 0 < self._blob.total <= SMALL_BLOB_SIZE:
+                self._renew_at = now
             self._keeper._slots.lead_grew(self._key)
         if (watch.grew or not self._lapsed) and now >= self._renew_at:
             renew = Renew(self._key, watch.size, self._blob.total)

@@ -13,6 +13,7 @@ from peili.follow.message import Leave, Outcome
 from peili.follow.poison import Poison
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import Slots
+from peili.mirror.answer import SMALL_BLOB_SIZE
 from peili.mirror.keeper import Keeper, follow_key
 from peili.oci.digest import Digest
 from peili.routing.protocol import Coordination
@@ -142,6 +143,25 @@ async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
     assert all(blob.closed for blob in store.blobs)
+
+
+@pytest.mark.parametrize("total", [100, 10 * SMALL_BLOB_SIZE])
+async def test_first_bytes_are_told_at_once_where_others_can_take_them(
+    autojump_clock: MockClock, total: int
+) -> None:
+    store, coordination = FakeStore(written=True), FakeCoordination()
+    keeper = keeper_of(store, coordination)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        keeper.lead(DIGEST)
+        store.blobs[0].total = total
+        await trio.testing.wait_all_tasks_blocked()
+        store.blobs[0].written = 50
+        await trio.sleep(FollowSettings().renew_interval - 0.05)
+        nursery.cancel_scope.cancel()
+
+    told = [message.offset for message in coordination.asked]
+    assert told == ([0] if total == 100 else [0, 50]), "small content is told of when it is committed"
 
 
 @pytest.mark.parametrize("written", [99, 100])
