@@ -205,7 +205,7 @@ def test_the_coordinator_holds_its_rules_whatever_is_said(actions: list[tuple[Pe
 
 
 def _check_consistent(table: Coordinator, now: float) -> None:
-    for swarm in table._swarms.values():
+    for swarm in table._swarms:
         assert {e.peer.id for e in swarm.leads()} <= set(swarm.entries)
         for entry in swarm.entries.values():
             if entry.source:

@@ -7,7 +7,6 @@ coordinator comes back with the next Renew.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -28,14 +27,9 @@ from peili.follow.message import (
     Wait,
 )
 from peili.follow.ranking import Seeker, cost, front_rate, is_eligible, is_held_up, staying_cost
-from peili.follow.settings import (
-    MAX_DIGESTS,
-    MAX_DIGESTS_OF_PEER,
-    MAX_ENTRIES,
-    MAX_PEERS,
-    FollowSettings,
-)
+from peili.follow.settings import FollowSettings
 from peili.follow.swarm import FULL_INTERVAL, Entry, Role, Swarm
+from peili.follow.swarms import Swarms
 
 SOURCES_NAMED: Final = 4  # in one answer
 _BURDEN_SECONDS: Final = 0.005  # that a node waits, per lead that it has, for another that would lead
@@ -52,7 +46,6 @@ _YOUNG: Final = 2.1  # seconds: a table that began in the middle of a pull waits
 _LOOK_AGAIN: Final = 0.1  # seconds until a follower without bytes is to ask once more, before it is moved
 _PUT_OFF: Final = 5  # waits of one that every lead has failed, while one of these grows
 _LATE: Final = 1.2  # intervals until the next Renew, at the latest
-_LAST: Final = 1 << 62  # the sequence of who is not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +67,7 @@ class Coordinator:
 
     def __init__(self, settings: FollowSettings) -> None:
         self._settings = settings
-        self._swarms: OrderedDict[bytes, Swarm] = OrderedDict()
-        self._of_peer: OrderedDict[bytes, OrderedDict[bytes, None]] = OrderedDict()
+        self._swarms = Swarms(settings)
         self._joins = self._leads_granted = self._follows_granted = self._moves = 0
         self._joined: tuple[bytes, float] = b"", -inf  # who joined last, of whatever digest, and when
         self._joined_before: float = -inf  # when somebody else did
@@ -90,10 +82,10 @@ class Coordinator:
             self._joined_before = self._joined[1]
         self._joined = peer.id, now
         begins = join.key not in self._swarms and join.purpose is Purpose.FIRST and not join.offset
-        swarm = self._swarm(join.key, join.total, now)
+        swarm = self._swarms.of(join.key, join.total, now)
         if begins:  # as far as anybody can know, nobody fetched it before: there are no Renews to wait for
             swarm.created -= _YOUNG
-        entry = self._entry(swarm, join.key, peer, join.offset, now)
+        entry = self._swarms.entry(swarm, join.key, peer, join.offset, now)
         if entry.role is Role.COMMITTED:
             # It asks again, so it has it no longer.
             swarm.set_role(entry, Role.WAITING, b"", now)
@@ -113,8 +105,8 @@ class Coordinator:
 
     def renew(self, peer: Peer, renew: Renew, now: float) -> Keep | Follow | Lead:
         """A node still fetches it; Follow: change to one of these; Lead: leave your source, go upstream."""
-        swarm = self._swarm(renew.key, renew.total, now)
-        entry = self._entry(swarm, renew.key, peer, renew.offset, now)
+        swarm = self._swarms.of(renew.key, renew.total, now)
+        entry = self._swarms.entry(swarm, renew.key, peer, renew.offset, now)
         role = Role.FOLLOWING if renew.source else Role.LEADING
         if role is not entry.role or renew.source != entry.source:
             swarm.set_role(entry, role, renew.source, now)
@@ -137,14 +129,14 @@ class Coordinator:
     def leave(self, peer: Peer, leave: Leave, now: float) -> Keep:
         """A node fetches it no longer. Only its own entry changes."""
         if leave.outcome is Outcome.COMMITTED:
-            self._commit(self._swarm(leave.key, 0, now), leave.key, peer, now)
+            self._commit(self._swarms.of(leave.key, 0, now), leave.key, peer, now)
         elif (swarm := self._swarms.get(leave.key)) is not None and peer.id in swarm.entries:
-            self._drop(leave.key, swarm, peer.id)
+            self._swarms.drop(leave.key, peer.id)
         return Keep()
 
     def provided(self, key: bytes, peers: Sequence[Peer], now: float) -> None:
         """These nodes have committed it, as the provider records say. Nobody else's entry changes."""
-        swarm = self._swarm(key, 0, now)
+        swarm = self._swarms.of(key, 0, now)
         for peer in peers:
             if peer.id not in swarm.entries or swarm.entries[peer.id].role is Role.COMMITTED:
                 self._commit(swarm, key, peer, now)
@@ -156,20 +148,15 @@ class Coordinator:
 
     def forget_peer(self, peer_id: bytes) -> None:
         """This node said goodbye, or its connection is lost: all its entries go."""
-        for key in list(self._of_peer.get(peer_id, ())):
-            self._drop(key, self._swarms[key], peer_id)
+        self._swarms.forget_peer(peer_id)
 
     def expire(self, now: float) -> None:
         """Drop what was not heard of for too long; call it every second or so."""
-        for key, swarm in list(self._swarms.items()):
-            for peer_id in swarm.expire(now):
-                self._unlist(peer_id, key)
-            if not swarm.entries and now - swarm.touched >= self._settings.entry_lifetime:
-                del self._swarms[key]
+        self._swarms.expire(now)
 
     def statistics(self) -> CoordinatorStatistics:
         """A frozen snapshot."""
-        entries = [entry for swarm in self._swarms.values() for entry in swarm.entries.values()]
+        entries = list(self._swarms.entries())
         return CoordinatorStatistics(
             digests=len(self._swarms),
             entries=len(entries),
@@ -313,7 +300,7 @@ class Coordinator:
     # The table
 
     def _commit(self, swarm: Swarm, key: bytes, peer: Peer, now: float) -> None:
-        entry = self._entry(swarm, key, peer, 0, now)
+        entry = self._swarms.entry(swarm, key, peer, 0, now)
         entry.heard = now
         swarm.set_role(entry, Role.COMMITTED, b"", now)
 
@@ -347,47 +334,6 @@ class Coordinator:
             entry = swarm.entries.get(peer_id)
             if entry is not None:
                 entry.doubted = True
-
-    def _swarm(self, key: bytes, total: int, now: float) -> Swarm:
-        swarm = self._swarms.get(key)
-        if swarm is None:
-            swarm = self._swarms[key] = Swarm(self._settings, created=now)
-            while len(self._swarms) > MAX_DIGESTS:
-                oldest, dropped = self._swarms.popitem(last=False)
-                for peer_id in dropped.entries:
-                    self._unlist(peer_id, oldest)
-        self._swarms.move_to_end(key)
-        swarm.touched = now
-        swarm.total = max(swarm.total, total)
-        return swarm
-
-    def _entry(self, swarm: Swarm, key: bytes, peer: Peer, offset: int, now: float) -> Entry:
-        """The peer's entry, new where it has none. Beyond the bounds, one that is not kept."""
-        entry = swarm.entries.get(peer.id)
-        if entry is not None:
-            if entry.peer != peer:
-                entry.peer = peer
-            return entry
-        if len(swarm.entries) >= MAX_ENTRIES or (peer.id not in self._of_peer and len(self._of_peer) >= MAX_PEERS):
-            return Entry(peer, _LAST, joined=now, heard=now, offset=offset, stays_since=now)
-        listed = self._of_peer.setdefault(peer.id, OrderedDict())
-        while len(listed) >= MAX_DIGESTS_OF_PEER:
-            oldest = next(iter(listed))
-            self._drop(oldest, self._swarms[oldest], peer.id)
-            listed = self._of_peer.setdefault(peer.id, OrderedDict())
-        listed[key] = None
-        return swarm.add(peer, offset, now)
-
-    def _drop(self, key: bytes, swarm: Swarm, peer_id: bytes) -> None:
-        swarm.remove(peer_id)
-        self._unlist(peer_id, key)
-
-    def _unlist(self, peer_id: bytes, key: bytes) -> None:
-        listed = self._of_peer.get(peer_id)
-        if listed is not None:
-            listed.pop(key, None)
-            if not listed:
-                del self._of_peer[peer_id]
 
 
 def _grows(lead: Entry, now: float) -> bool:

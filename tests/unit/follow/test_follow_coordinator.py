@@ -326,7 +326,8 @@ def test_a_large_herd_is_answered_fast_enough_to_matter() -> None:
     table = Coordinator(SETTINGS)
     for number in range(500):
         table.join(peer(number), join(), 0.0)
-    swarm = table._swarms[KEY]
+    swarm = table._swarms.get(KEY)
+    assert swarm is not None
     assert len(list(swarm.likely_sources())) <= 16 + 2 * 8 + SETTINGS.max_leads
 
 
