@@ -169,8 +169,8 @@ class Coordination:
         # Those that we are connected with, too, though they may be suspect now.
         target = position(kad_key(key))
         ids = {contact.id for contact in contacts} | {link.id for link in self._links} | {self._knowledge.own_id}
-        able = [peer_id for peer_id in ids if self._may_coordinate(peer_id)]
-        return sorted(able, key=lambda peer_id: distance(position(peer_id), target))[:CANDIDATES]
+        nearest = sorted(ids, key=lambda peer_id: distance(position(peer_id), target))
+        return list(islice(filter(self._may_coordinate, nearest), CANDIDATES))
 
     def _may_coordinate(self, peer_id: bytes) -> bool:
         """Whether it speaks the protocol as far as we know, and is not known to be gone."""
