@@ -103,15 +103,16 @@ def test_a_thousand_nodes_and_a_gigabyte() -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_nodes_of_which_one_in_twenty_fails() -> None:
-    result = simulate(nodes=1000, fail=0.05)
+def test_three_hundred_nodes_of_which_one_in_twenty_fails() -> None:
+    """A thousand are the benchmark's (cold-simulation)."""
+    result = simulate(nodes=300, fail=0.05)
     assert result.finished == result.surviving
     assert result.upstream_ratio < 1.5, "seen in 10 runs: 1.0"
     assert result.longest_wait < 6.0, "seen in 10 runs: 0.9 to 1.5"
 
 
 @pytest.mark.slow
-def test_a_thousand_nodes_lose_both_coordinators_and_one_in_twenty_others() -> None:
-    result = simulate(nodes=1000, fail=0.05, fail_coordinators=True)
+def test_three_hundred_nodes_lose_both_coordinators_and_one_in_twenty_others() -> None:
+    result = simulate(nodes=300, fail=0.05, fail_coordinators=True)
     assert result.finished == result.surviving
     assert result.upstream_ratio < 1.5, "seen in 5 runs: 1.0 to 1.34"

@@ -7,11 +7,11 @@ from statistics import mean
 from tests.fakes.kademlia_network import Scenario, simulate
 
 
-def test_two_hundred_nodes_with_churn_frozen_ones_and_liars_find_what_lives() -> None:
+def test_a_hundred_nodes_with_churn_frozen_ones_and_liars_find_what_lives() -> None:
     result = simulate(
         Scenario(
-            nodes=200,
-            keys=400,
+            nodes=100,
+            keys=200,
             keys_of_node=3,
             settle=30.0,
             measured=25.0,

@@ -114,7 +114,7 @@ class Peers:
     history: History
 
     def lookup(self, router: Router | None = None) -> Lookup:
-        limits = RaceLimits(resolve_timeout=0.5)
+        limits = RaceLimits(resolve_timeout=5.0)
         return Lookup(router or MemoryRouter(self.network), self.asker, self.history, limits, ignoring())
 
 
