@@ -79,7 +79,12 @@ class Channel:
         """
         if self._closed:
             raise self.was_closed()
-        call = Call(MAXIMUM_MESSAGE)
+        try:
+            call = Call(MAXIMUM_MESSAGE)
+        except OSError as error:  # no descriptor left
+            raise ContainerdError(
+                Failure.UNAVAILABLE, f"no socket for a call to {self.socket}: {error.strerror or error}"
+            ) from error
         self._calls.add(call)
         try:
             deadline = math.inf if timeout is None else trio.current_time() + timeout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -182,6 +183,20 @@ async def test_a_restart_ends_a_stream_and_the_channel_finds_the_new_server(
                 break
             except ContainerdError:
                 await trio.sleep(0.01)
+
+
+async def test_without_descriptors_the_error_is_ours_too(
+    fake: FakeContainerd, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.socket, "socket", none_left)
+        with pytest.raises(ContainerdError, match="Too many open files") as caught:
+            await client.version()
+    assert caught.value.failure is Failure.UNAVAILABLE
+    assert (await client.version()).version == "9.9.9"
 
 
 async def test_a_missing_socket_is_named(tmp_path: Path) -> None:
