@@ -78,7 +78,7 @@ class Router(Protocol):
 
         The iteration ends when nobody else can be asked; leaving the block ends the lookup. Never raises for
         what peers do. The caller limits the time. `beside_coordinators`: the caller asks Coordination about
-        the same content at the same time, so that the coordinators need not be asked twice.
+        the same content at the same time, so that the closest one need not be asked twice.
         """
         ...
 

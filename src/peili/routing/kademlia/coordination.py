@@ -97,14 +97,14 @@ class Coordination:
         return await self._verified(answer) if isinstance(answer, Follow) else answer
 
     def answering(self, key: bytes) -> tuple[bytes, ...]:
-        """The ids of the coordinators that an `ask` would ask now, and that have answered lately or were not asked.
+        """The id of the coordinator whose answer to an `ask` counts; () where that is not known, or is silent.
 
-        What they say includes whom they know to have it, so that nobody need ask them for providers as well. None
-        where it takes a lookup to know them.
+        What it says includes whom it knows to have it, so that nobody need ask it for providers as well. The other
+        one's answer may go unheard, where the closest one says Lead at once.
         """
         now = trio.current_time()
         found = self._remembered(key, now) or ()
-        return tuple(peer_id for peer_id in found[:COORDINATORS] if not self._silences.has(peer_id, now))
+        return tuple(peer_id for peer_id in found[:1] if not self._silences.has(peer_id, now))
 
     async def _ask_one(self, place: int, peer_id: bytes, ask: Ask, send: trio.MemorySendChannel[_Reply]) -> None:
         answer: Answer | None = None
