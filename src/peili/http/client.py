@@ -132,7 +132,8 @@ class Client:
     ) -> Response:
         """Send a request without a body, and wait for the head of its answer. Host is added where it lacks.
 
-        Raise ConnectFailed, ResponseTimeout, BadResponse; ValueError where method or target cannot be sent.
+        Raise ConnectFailed, NoMeans, ResponseTimeout, BadResponse; ValueError where method or target cannot be
+        sent.
         """
         if "host" not in headers:
             headers = Headers([("Host", str(address)), *headers])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from typing import Final
 
 import trio
 
-from peili.http.errors import ConnectFailed
+from peili.http.errors import ConnectFailed, NoMeans
 from peili.http.message import SocketAddress
 
 # Bytes that a peer may have sent and we have not read (tcp(7)). Left to itself the kernel grows this to several
@@ -20,14 +21,21 @@ RECEIVE_BUFFER: Final = 1024 * 1024
 SMALL_RECEIVE_BUFFER: Final = 128 * 1024
 # Which buffers stay as they were set: Linux 5.15 (include/uapi/asm-generic/socket.h).
 _SO_BUF_LOCK: Final = 72
+# What the kernel says where it is us who cannot: socket(2), connect(2).
+_NO_MEANS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL)
 
 
 async def dial(address: SocketAddress, connect_timeout: float) -> trio.socket.SocketType:
-    """A connection to this address, or to the first address of this name that answers; raise ConnectFailed."""
+    """A connection to this address, or to the first address of this name that answers.
+
+    Raise ConnectFailed; NoMeans where the fault is our own.
+    """
     with trio.move_on_after(connect_timeout):
         try:
             return await _dial(address)
         except (OSError, UnicodeError) as error:  # UnicodeError: not a name at all
+            if isinstance(error, OSError) and error.errno in _NO_MEANS:
+                raise NoMeans(f"no connection to {address} can be made here: {error}") from error
             raise ConnectFailed(f"cannot connect to {address}: {error}") from error
     raise ConnectFailed(f"{address} did not answer in {connect_timeout:g} s")
 

@@ -11,6 +11,10 @@ class ConnectFailed(HttpError):
     """Client: nobody answers there: refused, unreachable, no such name, or not connected in time."""
 
 
+class NoMeans(HttpError):
+    """Client: this machine has no descriptor, port or memory for a connection; nothing is known of the peer."""
+
+
 class ResponseTimeout(HttpError):
     """Client: the head of the answer did not come in time."""
 

@@ -10,6 +10,7 @@ from peili.http.errors import (
     BodyTooLarge,
     ConnectFailed,
     HttpError,
+    NoMeans,
     ResponseTimeout,
     SourceEnded,
     SourceStalled,
@@ -184,6 +185,7 @@ def _is_streamed(wanted: Wanted, head: Head) -> bool:
 def _kind_of(error: HttpError) -> FailureKind:
     kinds: dict[type[HttpError], FailureKind] = {
         ConnectFailed: FailureKind.CONNECT,
+        NoMeans: FailureKind.NO_MEANS,
         ResponseTimeout: FailureKind.TIMEOUT,
         BodyTooLarge: FailureKind.LENGTH,
         SourceEnded: FailureKind.ENDED,

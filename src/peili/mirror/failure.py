@@ -9,6 +9,7 @@ class FailureKind(StrEnum):
     """Why an attempt at a provider brought nothing, or not all."""
 
     CONNECT = "connect"  # refused, unreachable, no connection in time
+    NO_MEANS = "no_means"  # not asked: this node has no descriptor, port or memory for a connection
     TIMEOUT = "timeout"  # connected, but no head of an answer in time
     PROTOCOL = "protocol"  # not HTTP, or an answer that HTTP does not allow
     NOT_FOUND = "not_found"  # the provider has it no longer
@@ -31,7 +32,12 @@ class FailureKind(StrEnum):
 
 # These say something of the node, not only of the one key: such a provider is asked last for a while.
 # Who asks for a range beyond the end is at fault, not who says so: else any client could make honest peers suspect.
-_NODE_IS_AT_FAULT = frozenset(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY, FailureKind.RANGE}
+_NODE_IS_AT_FAULT = frozenset(FailureKind) - {
+    FailureKind.NO_MEANS,
+    FailureKind.NOT_FOUND,
+    FailureKind.BUSY,
+    FailureKind.RANGE,
+}
 
 
 class AttemptFailed(Exception):

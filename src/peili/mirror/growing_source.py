@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from peili.follow.failed_sources import SourceFailure
 from peili.follow.message import Source
 from peili.http.client import Client, Response
-from peili.http.errors import HttpError, ResponseTimeout
+from peili.http.errors import HttpError, NoMeans, ResponseTimeout
 from peili.http.message import Headers, SocketAddress
 from peili.mirror.answer import check_head
 from peili.mirror.failure import AttemptFailed, FailureKind
@@ -76,6 +76,8 @@ class SourceAsker:
         except ResponseTimeout as error:
             self._client.forget(address)
             raise SourceRefused(SourceFailure.STALLED, FailureKind.TIMEOUT, str(error)) from error
+        except NoMeans as error:
+            raise SourceRefused(SourceFailure.BUSY, FailureKind.NO_MEANS, str(error)) from error
         except HttpError as error:
             raise SourceRefused(SourceFailure.BROKEN, FailureKind.CONNECT, str(error)) from error
         try:

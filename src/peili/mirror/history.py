@@ -24,7 +24,8 @@ BUSY_PENALTY = 1.0
 class _Memory:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     failures: int = 0
-    suspect_until: float = 0.0
+    failed_until: float = 0.0
+    busy_until: float = 0.0
 
 
 class History:
@@ -38,24 +39,29 @@ class History:
         memory = self._of(peer_id)
         memory.latencies.append(seconds)
         memory.failures = 0
-        memory.suspect_until = 0.0
+        memory.failed_until = memory.busy_until = 0.0
 
     def failed(self, peer_id: str, now: float) -> None:
-        """The provider failed: it is suspect for a while, longer with each failure in a row."""
+        """The provider failed: it is suspect for a while, longer with each failure in a row.
+
+        What fails before that while is over, of many requests at once say, is the same failure.
+        """
         memory = self._of(peer_id)
+        if now < memory.failed_until:
+            return
         penalty = min(FIRST_PENALTY * 2.0 ** min(memory.failures, 10), LONGEST_PENALTY)
         memory.failures += 1
-        memory.suspect_until = now + penalty
+        memory.failed_until = now + penalty
 
     def busy(self, peer_id: str, now: float) -> None:
         """The provider has no place for another upload: it is asked last for a short moment, and no failure."""
         memory = self._of(peer_id)
-        memory.suspect_until = max(memory.suspect_until, now + BUSY_PENALTY)
+        memory.busy_until = now + BUSY_PENALTY
 
     def is_suspect(self, peer_id: str, now: float) -> bool:
         """Whether the provider failed lately, or was busy a moment ago."""
         memory = self._providers.get(peer_id)
-        return memory is not None and now < memory.suspect_until
+        return memory is not None and now < max(memory.failed_until, memory.busy_until)
 
     def hedge_after(self, peer_id: str) -> float:
         """Seconds after which a second provider is asked beside this one: the 90th percentile of its past.

@@ -72,7 +72,7 @@ async def test_out_of_descriptors(made: Cluster) -> None:
         assert len(results) == 60
         assert results.count("whole") > 0, results
         short.limit_descriptors(4096)
-        await wait_until(lambda: _whole(puller), "served again")  # a give-up is remembered for 30 s
+        await wait_until(lambda: _whole(puller), "served again")
         await short.wait_as_before(before)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +15,7 @@ from peili.http.errors import (
     BadResponse,
     BodyTooLarge,
     ConnectFailed,
+    NoMeans,
     ResponseTimeout,
     SourceEnded,
     SourceStalled,
@@ -215,6 +218,18 @@ async def test_nobody_there() -> None:
     for nobody in (address, SocketAddress("256.1.1.1.", 1), SocketAddress("a" * 70 + ".", 1), SocketAddress("", 1)):
         with pytest.raises(ConnectFailed):
             await get(Client(), nobody)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+async def test_no_descriptor_for_a_connection_is_our_own_fault(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def none_left(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(trio.socket, "socket", none_left)
+    with pytest.raises(NoMeans, match=os.strerror(number)):
+        await get(Client(), SocketAddress("127.0.0.1", 1))
 
 
 async def test_nobody_answers_in_time(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,9 +112,10 @@ def test_a_416_that_contradicts_itself_or_answers_no_range_is_the_peers_fault() 
     assert failure(BLOB, None, 416, headers(Content_Range="bytes */7"), 0) is FailureKind.STATUS
 
 
-def test_a_missing_key_too_much_to_do_and_a_bad_range_do_not_blame_the_node() -> None:
+def test_a_missing_key_too_much_to_do_a_bad_range_and_no_descriptor_of_ours_do_not_blame_the_node() -> None:
     blamed = {kind for kind in FailureKind if AttemptFailed(kind, "").blames_node}
-    assert blamed == set(FailureKind) - {FailureKind.NOT_FOUND, FailureKind.BUSY, FailureKind.RANGE}
+    innocent = {FailureKind.NOT_FOUND, FailureKind.BUSY, FailureKind.RANGE, FailureKind.NO_MEANS}
+    assert blamed == set(FailureKind) - innocent
 
 
 def manifest(**fields: object) -> tuple[Descriptor, bytes]:

@@ -45,6 +45,17 @@ def test_failures_in_a_row_weigh_more_and_a_success_forgives() -> None:
     assert not history.is_suspect("a", 30.0)
 
 
+def test_what_fails_at_once_is_one_failure() -> None:
+    """A moment's trouble, met by sixty requests, does not shut out a node for two minutes."""
+    history = History()
+    history.busy("a", now=-0.5)  # that it was busy before does not hide the failure
+    for _ in range(60):
+        history.failed("a", now=0.0)
+    history.failed("a", now=FIRST_PENALTY - 0.1)
+    assert history.is_suspect("a", FIRST_PENALTY - 0.01)
+    assert not history.is_suspect("a", FIRST_PENALTY)
+
+
 def test_the_history_is_bounded_and_forgets_the_oldest() -> None:
     history = History()
     history.failed("old", now=0.0)
