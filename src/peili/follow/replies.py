@@ -17,8 +17,6 @@ CANDIDATES: Final = 2 * COORDINATORS  # that are remembered: the next ones take 
 PATIENCE: Final = 0.020  # seconds that the closer coordinator may be behind the other
 # The same where the other one says Lead: the closer one may have told somebody else to, and then two would.
 LEAD_PATIENCE: Final = 0.2
-# An answer that comes so soon, in seconds, is of one that was not held up: it has heard what the other one has.
-PROMPT: Final = 0.01
 # Who says Lead has waited already where nobody else wants it (deputy.py).
 SOLE_PATIENCE: Final = 0.005
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
@@ -110,8 +108,6 @@ def _judge_lead(
     silent: Mapping[int, float],
 ) -> Counts | Listen:
     """A second lead is a second download: all that may know of another one are heard, and one that does counts."""
-    if lead.sole and place == 0 and elapsed < PROMPT:
-        return Counts(lead)
     for other in sorted(replies):
         if isinstance(follow := replies[other], Follow):
             return Counts(follow)

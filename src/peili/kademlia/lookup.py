@@ -9,7 +9,7 @@ longer, and until proven it supplies only a part of what is asked at once; suspe
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +75,8 @@ class Lookup:
     """One lookup for a position. Seeds are `RoutingTable.seeds(target)`.
 
     `sees_everybody` is for GET_PROVIDERS in a small network: a few answers are enough then, unless one of them
-    names a stranger. Lookups that fill the table or place records ask all of the k closest.
+    names a stranger. Lookups that fill the table or place records ask all of the k closest. `spared`: ids of seeds
+    that the caller asks by another way; they count as if they had answered.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Lookup:
         settings: LookupSettings | None = None,
         *,
         sees_everybody: bool = False,
+        spared: Collection[bytes] = (),
         is_suspect: Callable[[bytes], bool] = lambda _: False,
     ) -> None:
         self._target = target
@@ -104,6 +106,10 @@ class Lookup:
         self.hops = 0
         """The longest chain of peers that named each other and answered."""
         self._meet(seeds, None, 0)
+        for peer_id in spared:
+            if (candidate := self._candidates.get(peer_id)) is not None and not candidate.suspect:
+                candidate.state = State.ANSWERED
+                self._answers += 1
 
     # What to do
 

@@ -128,8 +128,8 @@ class Lookup:
         ]
 
     async def name_first(self, key: Key, named: Callable[[Provider], None]) -> None:
-        """Name the first provider of this key that is found."""
-        async with self._router.find_providers(key) as providers:
+        """Name the first provider of this key that is found, by a caller that asks the coordinators as well."""
+        async with self._router.find_providers(key, beside_coordinators=True) as providers:
             async for provider in providers:
                 named(provider)
                 return

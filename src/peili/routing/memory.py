@@ -70,7 +70,9 @@ class MemoryRouter:
         self._keys.difference_update(keys)
         await trio.lowlevel.checkpoint()
 
-    def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
+    def find_providers(
+        self, key: Key, *, beside_coordinators: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """The other running routers with this key: the same zone first, else in random order."""
         return ListedProviders(self.known_providers(key))
 

@@ -71,11 +71,14 @@ class Router(Protocol):
         """Take these keys back; peers of our kind hear of it at once."""
         ...
 
-    def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
+    def find_providers(
+        self, key: Key, *, beside_coordinators: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """The providers of a key as they are found, best first, this node never among them, each once.
 
         The iteration ends when nobody else can be asked; leaving the block ends the lookup. Never raises for
-        what peers do. The caller limits the time.
+        what peers do. The caller limits the time. `beside_coordinators`: the caller asks Coordination about
+        the same content at the same time, so that they need not be asked twice.
         """
         ...
 

@@ -46,7 +46,9 @@ class StaticRouter:
         self._keys.difference_update(keys)
         await trio.lowlevel.checkpoint()
 
-    def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
+    def find_providers(
+        self, key: Key, *, beside_coordinators: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """Every peer, in random order, so that none is asked first each time."""
         return ListedProviders(random.sample(self._peers, len(self._peers)))
 

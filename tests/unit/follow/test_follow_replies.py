@@ -12,7 +12,6 @@ from peili.follow.replies import (
     FROZEN_TIME,
     LEAD_PATIENCE,
     PATIENCE,
-    PROMPT,
     SILENT_LEAD_PATIENCE,
     SILENT_TIME,
     SOLE_PATIENCE,
@@ -40,17 +39,12 @@ def test_the_closest_one_counts_at_once(answer: Answer) -> None:
 
 @pytest.mark.parametrize("lead", [LEAD, SOLE_LEAD])
 def test_a_lead_is_held_against_what_the_other_one_knows(lead: Lead) -> None:
-    assert judge({0: lead}, 2, PROMPT, {}) == Listen(PATIENCE)
+    assert judge({0: lead}, 2, 0.001, {}) == Listen(PATIENCE)
     assert judge({0: lead}, 2, PATIENCE, {}) == Counts(lead)
-    assert judge({0: lead}, 2, PROMPT, {1: 0.3}) == Counts(lead), "it was silent before"
-    assert judge({0: lead, 1: WAIT}, 2, PROMPT, {}) == Counts(lead)
-    assert judge({0: lead, 1: None}, 2, PROMPT, {}) == Counts(lead)
-    assert judge({0: lead, 1: FOLLOW}, 2, PROMPT, {}) == Counts(FOLLOW)
-
-
-def test_a_sole_lead_counts_at_once_where_the_closest_one_answers_promptly() -> None:
-    assert judge({0: SOLE_LEAD}, 2, PROMPT - 0.001, {}) == Counts(SOLE_LEAD)
-    assert judge({0: LEAD}, 2, PROMPT - 0.001, {}) == Listen(PATIENCE)
+    assert judge({0: lead}, 2, 0.001, {1: 0.3}) == Counts(lead), "it was silent before"
+    assert judge({0: lead, 1: WAIT}, 2, 0.001, {}) == Counts(lead)
+    assert judge({0: lead, 1: None}, 2, 0.001, {}) == Counts(lead)
+    assert judge({0: lead, 1: FOLLOW}, 2, 0.001, {}) == Counts(FOLLOW)
 
 
 def test_a_sole_lead_of_the_second_counts_soon_and_of_one_beyond_it_as_any_other() -> None:

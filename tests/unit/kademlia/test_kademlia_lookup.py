@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import position
@@ -23,7 +25,13 @@ def asked(step: Step) -> list[int]:
     return [PEERS.index(contact) for contact in step.peers]
 
 
-def lookup(*seeds: int, settings: LookupSettings = SETTINGS, everybody: bool = False, suspects: str = "") -> Lookup:
+def lookup(
+    *seeds: int,
+    settings: LookupSettings = SETTINGS,
+    everybody: bool = False,
+    suspects: str = "",
+    spared: Sequence[int] = (),
+) -> Lookup:
     doubted = {PEERS[int(number)].id for number in suspects.split()}
     return Lookup(
         TARGET,
@@ -31,6 +39,7 @@ def lookup(*seeds: int, settings: LookupSettings = SETTINGS, everybody: bool = F
         OWN,
         settings,
         sees_everybody=everybody,
+        spared=[PEERS[peer].id for peer in spared],
         is_suspect=doubted.__contains__,
     )
 
@@ -126,6 +135,31 @@ def test_where_everybody_is_seen_one_round_of_the_nearest_is_enough() -> None:
     answer(running, 0)
     answer(running, 1)
     assert running.next_step(0.001) == Done()
+
+
+def test_those_that_are_asked_by_another_way_are_not_asked_and_count_as_answers() -> None:
+    settings = replace(SETTINGS, enough_answers=3)
+    running = lookup(*range(12), everybody=True, settings=settings, spared=[0, 1])
+    assert asked(running.next_step(0.0)) == [2]
+    answer(running, 2, 0, 1, 3)  # it names them, as everybody does
+    assert running.next_step(0.001) == Done()
+
+
+def test_one_that_fails_beside_them_is_replaced() -> None:
+    settings = replace(SETTINGS, enough_answers=3)
+    running = lookup(*range(12), everybody=True, settings=settings, spared=[0, 1])
+    running.next_step(0.0)
+    fail(running, 2)
+    assert asked(running.next_step(0.001)) == [3]
+
+
+def test_where_there_is_nobody_else_the_lookup_is_over_at_once() -> None:
+    assert lookup(0, 1, everybody=True, spared=[0, 1]).next_step(0.0) == Done()
+
+
+def test_a_suspect_is_not_spared() -> None:
+    running = lookup(0, 1, everybody=True, suspects="0", spared=[0, 1])
+    assert asked(running.next_step(0.0)) == [0]
 
 
 def test_a_stranger_in_an_answer_proves_that_not_everybody_was_seen() -> None:

@@ -13,11 +13,16 @@ from peili.follow.message import Ask, Follow, Join, Lead, Peer, Renew
 from peili.follow.replies import FROZEN_TIME, SILENT_LEAD_PATIENCE
 from peili.follow.settings import FollowSettings
 from peili.kademlia.keyspace import distance, kad_key, position
+from peili.kademlia.message import Message, MessageType
 from peili.libp2p.host import Stream
+from peili.oci.digest import Digest
+from peili.oci.key import digest_key
 from peili.routing.kademlia.coordination import Coordination
+from peili.routing.kademlia.links import Link
 from tests.fakes.routers import Cluster, Running, until
 
 KEY = sha256(b"one").digest()
+HELD = digest_key(Digest("sha256", "1" * 64))
 PATIENT = 0.15  # seconds that this machine may be late
 
 
@@ -132,3 +137,30 @@ async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Trio) ->
     answer, _ = await three.join(2)
     assert late.is_set()
     assert isinstance(answer, Follow)
+
+
+async def test_a_search_beside_a_question_to_the_coordinators_does_not_ask_them_twice(
+    three: Trio,
+) -> None:
+    closest, deputy, other = of_key(three.nodes, sha256(HELD.encode()).digest())
+    router, asked = other.router, []
+    really_ask = router._lookups.ask
+
+    async def ask(link: Link, message: Message) -> Message:
+        if message.type is MessageType.GET_PROVIDERS:
+            asked.append(link.id)
+        return await really_ask(link, message)
+
+    router._lookups.ask = ask  # type: ignore[method-assign]
+    async with router.find_providers(HELD, beside_coordinators=True) as providers:
+        assert [provider async for provider in providers] == []
+    assert asked == []
+    async with router.find_providers(HELD) as providers:
+        assert [provider async for provider in providers] == []
+    assert set(asked) == {closest.router._knowledge.own_id, deputy.router._knowledge.own_id}
+
+
+async def test_a_silent_coordinator_is_not_relied_on(three: Trio) -> None:
+    three.freeze(0)
+    await three.join(2)
+    await until(lambda: three.of(2).answering(KEY) == (three.nodes[1].router._knowledge.own_id,))

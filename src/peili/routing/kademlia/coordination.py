@@ -96,6 +96,15 @@ class Coordination:
         answer = await _best_reply(receive, len(coordinators), silent)
         return await self._verified(answer) if isinstance(answer, Follow) else answer
 
+    def answering(self, key: bytes) -> tuple[bytes, ...]:
+        """The ids of the coordinators that an `ask` hears; () where they are not known, without the silent ones.
+
+        What they say includes whom they know to have it, so that nobody need ask them for providers as well.
+        """
+        now = trio.current_time()
+        found = self._remembered(key, now) or ()
+        return tuple(peer_id for peer_id in found[:COORDINATORS] if not self._silences.has(peer_id, now))
+
     async def _ask_one(self, place: int, peer_id: bytes, ask: Ask, send: trio.MemorySendChannel[_Reply]) -> None:
         answer: Answer | None = None
         if peer_id == self._knowledge.own_id:
@@ -126,35 +135,41 @@ class Coordination:
         for a moment is not so for everybody at once.
         """
         now = trio.current_time()
-        until, found = self._nearest.get(key, (0.0, ()))
-        if now >= until or not all(map(self._may_coordinate, found)):
-            found = tuple(await self._find_candidates(key))
-            self._nearest.pop(key, None)
-            self._nearest[key] = (now + NEAREST_LIFETIME, found)
-            if len(self._nearest) > MOST_NEAREST:
-                del self._nearest[next(iter(self._nearest))]
+        found = self._remembered(key, now)
+        if found is None:
+            lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
+            found = self._remember(key, lookup.closest(self._knowledge.settings.k), now)
         chosen = found[:COORDINATORS]
         if all(self._silences.has(peer_id, now) for peer_id in chosen):
             others = (peer_id for peer_id in found if not self._silences.has(peer_id, now))
             chosen += tuple(islice(others, COORDINATORS))
         return chosen
 
-    async def _find_candidates(self, key: bytes) -> list[bytes]:
-        table, k = self._knowledge.table, self._knowledge.settings.k
-        if table.sees_everybody:
-            contacts = table.closest(position(kad_key(key)), k)
-        else:
-            lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
-            contacts = lookup.closest(k)
-        return self._able(key, contacts)
+    def _remembered(self, key: bytes, now: float) -> tuple[bytes, ...] | None:
+        """The candidates as far as they are known without asking anybody; else None."""
+        until, found = self._nearest.get(key, (0.0, ()))
+        if now < until and all(map(self._may_coordinate, found)):
+            return found
+        table = self._knowledge.table
+        if not table.sees_everybody:
+            return None
+        return self._remember(key, table.closest(position(kad_key(key)), self._knowledge.settings.k), now)
+
+    def _remember(self, key: bytes, contacts: Iterable[Contact], now: float) -> tuple[bytes, ...]:
+        found = tuple(self._able(key, contacts))
+        self._nearest.pop(key, None)
+        self._nearest[key] = (now + NEAREST_LIFETIME, found)
+        if len(self._nearest) > MOST_NEAREST:
+            del self._nearest[next(iter(self._nearest))]
+        return found
 
     def _able(self, key: bytes, contacts: Iterable[Contact]) -> list[bytes]:
         """The candidates among these, ourselves and those that we are connected with, the closest first."""
         # Those that we are connected with, too, though they may be suspect now.
         target = position(kad_key(key))
         ids = {contact.id for contact in contacts} | {link.id for link in self._links} | {self._knowledge.own_id}
-        able = [peer_id for peer_id in ids if self._may_coordinate(peer_id)]
-        return sorted(able, key=lambda peer_id: distance(position(peer_id), target))[:CANDIDATES]
+        nearest = sorted(ids, key=lambda peer_id: distance(position(peer_id), target))
+        return list(islice(filter(self._may_coordinate, nearest), CANDIDATES))
 
     def _may_coordinate(self, peer_id: bytes) -> bool:
         """Whether it speaks the protocol as far as we know, and is not known to be gone."""

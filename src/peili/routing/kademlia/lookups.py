@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 import trio
@@ -55,20 +55,28 @@ class Lookups:
         return True
 
     async def run(
-        self, key: bytes, kind: MessageType, providers: TakeProviders | None = None, *, thorough: bool = False
+        self,
+        key: bytes,
+        kind: MessageType,
+        providers: TakeProviders | None = None,
+        *,
+        thorough: bool = False,
+        spared: Collection[bytes] = (),
     ) -> Lookup:
         """Look up the bytes of a Kademlia key; ends when nobody closer is left to be asked.
 
         `providers` gets what each answer names, before it is known whether it is true. `thorough`: also where the
-        whole network seems to be known already.
+        whole network seems to be known already. `spared`: those that need not be asked, where it is.
         """
         knowledge, target = self._knowledge, position(key)
+        sees_everybody = knowledge.table.sees_everybody and not thorough
         lookup = Lookup(
             target,
             knowledge.table.seeds(target, knowledge.settings.k),
             knowledge.own_id,
             knowledge.settings.lookup,
-            sees_everybody=knowledge.table.sees_everybody and not thorough,
+            sees_everybody=sees_everybody,
+            spared=spared if sees_everybody else (),
             is_suspect=lambda peer_id: knowledge.table.is_suspect(peer_id, trio.current_time()),
         )
         change = Signal()

@@ -139,9 +139,15 @@ class KademliaRouter:
         self._announcer.stop_providing([key_digest(key) for key in keys])
         await trio.lowlevel.checkpoint()
 
-    def find_providers(self, key: Key) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
+    def find_providers(
+        self, key: Key, *, beside_coordinators: bool = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[Provider]]:
         """The providers that we are connected with first, of these the same zone first, then in random order."""
-        return ProviderSearch(key_digest(key), self._knowledge, self._links, self._lookups)
+        digest = key_digest(key)
+        spared: tuple[bytes, ...] = ()
+        if beside_coordinators and self.coordination is not None:
+            spared = self.coordination.answering(digest)
+        return ProviderSearch(digest, self._knowledge, self._links, self._lookups, spared)
 
     def known_providers(self, key: Key) -> list[Provider]:
         """Of those that our own records name, the ones that we are connected with."""

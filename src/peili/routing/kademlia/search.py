@@ -7,7 +7,7 @@ identify. That also finds the dead ones before the mirror does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from heapq import heappop, heappush
 from types import TracebackType
 from typing import Final, Self
@@ -38,7 +38,16 @@ class ProviderSearch:
     (A nursery of its own around the caller's block would wrap the caller's exceptions in groups.)
     """
 
-    def __init__(self, digest: bytes, knowledge: Knowledge, links: Links, lookups: Lookups) -> None:
+    def __init__(
+        self,
+        digest: bytes,
+        knowledge: Knowledge,
+        links: Links,
+        lookups: Lookups,
+        spared: Collection[bytes] = (),
+    ) -> None:
+        """`spared`: ids of those that somebody else asks at the same time."""
+        self._spared = spared
         self._digest = digest
         self._knowledge = knowledge
         self._links = links
@@ -88,7 +97,9 @@ class ProviderSearch:
                     if any(not suspect for suspect, *_ in self._found):
                         # Mostly one of them answers, and the lookup would only have been in its way.
                         await trio.sleep(HEAD_START)
-                    await self._lookups.run(kad_key(self._digest), MessageType.GET_PROVIDERS, self._consider)
+                    await self._lookups.run(
+                        kad_key(self._digest), MessageType.GET_PROVIDERS, self._consider, spared=self._spared
+                    )
                     self._nursery = None  # later answers start no dial
         finally:
             self._ended.set()
