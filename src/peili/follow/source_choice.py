@@ -37,6 +37,7 @@ _ANSWERS: Final = 1.0  # seconds since its last answer, for which a coordinator 
 # Seconds in all for who may only take from committed sources: it waits while those that are named come nearer.
 VERIFIED_LIMIT: Final = 60.0
 FIRST_PATIENCE: Final = 0.2  # seconds without any coordinator at the start; in the middle it is the stall limit
+_INTRODUCE: Final = 0.02  # seconds until the coordinators hear of a source that they did not name
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
 _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a verified source will do
 FULL_PAUSE: Final = 2.0  # seconds without a byte for which our containerd, once seen to take none, is the reason
@@ -163,8 +164,9 @@ class SourceChoice:
         self._taken_at, self._rose = now, False
         self._crawl.begin(now, self._offset)
         self._introducing = unnamed
-        # The coordinators did not name it: they are to hear of it now.
-        self._ask_at = now if unnamed else now + self._settings.renew_interval
+        self._ask_at = now + self._settings.renew_interval
+        if unnamed:  # the coordinators are to hear of it: at once where they were asked, else after the first bytes
+            self._ask_at = now if self._joined else now + _INTRODUCE
         self._suspect_at = now + self._settings.suspicion
 
     def grew(self, offset: int, now: float) -> None:
