@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final, Protocol
 
 import trio
@@ -35,12 +34,34 @@ class Owner(Protocol):
         ...
 
 
+class Use:
+    """One task at a time reads, or writes. Where it is cancelled the stream is reset: its position is lost."""
+
+    __slots__ = ("_channel", "_taken", "_who")
+
+    def __init__(self, channel: Channel, who: str) -> None:
+        self._channel = channel
+        self._who = who
+        self._taken = False
+
+    def __enter__(self) -> None:
+        if self._taken:
+            raise trio.BusyResourceError(f"this stream has another {self._who}")
+        self._taken = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._taken = False
+        if isinstance(error, trio.Cancelled):
+            self._channel.reset(f"the stream was reset: a {self._who} was cancelled")
+
+
 class Channel:
     """Bytes in both directions between one task and the connection's driver; Stream adds frames and protocols."""
 
     __slots__ = (
-        "_broken", "_buffer", "_ended", "_granted", "_owner", "_readable", "_reading", "_writable", "_writing",
-        "id",
+        "_broken", "_buffer", "_ended", "_granted", "_owner", "_readable", "_writable", "id", "reading", "writing",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, stream_id: int) -> None:
@@ -52,7 +73,8 @@ class Channel:
         self._broken: str | None = None  # why nothing works any more
         self._readable: trio.Event | None = None
         self._writable: trio.Event | None = None
-        self._reading = self._writing = False
+        self.reading: Final = Use(self, "reader")
+        self.writing: Final = Use(self, "writer")
 
     # What the driver calls
 
@@ -127,14 +149,17 @@ class Channel:
 
     async def write(self, data: bytes) -> None:
         """Send all these bytes; waits where window or outbox are full."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # who reads what it writes next lets others run
         view, sent = memoryview(data), 0
         while True:
             self.check()
-            sent += self._owner.yamux.send(self.id, view[sent:])
+            taken = self._owner.yamux.send(self.id, view[sent:])
             self._owner.wake_writer()
+            sent += taken
             if sent == len(view):
                 return
+            if taken:
+                continue  # it may have left for the socket already
             self._writable = self._writable or trio.Event()
             await self._writable.wait()
 
@@ -169,34 +194,6 @@ class Channel:
             self._owner.yamux.reset(self.id)
             self._owner.wake_writer()
             self.on_broken(reason)
-
-    @contextmanager
-    def reading(self) -> Generator[None]:
-        """One task reads; where it is cancelled the stream is reset, for nobody knows what it has read."""
-        if self._reading:
-            raise trio.BusyResourceError("another task reads this stream")
-        self._reading = True
-        try:
-            yield
-        except trio.Cancelled:
-            self.reset("the stream was reset: a reader was cancelled")
-            raise
-        finally:
-            self._reading = False
-
-    @contextmanager
-    def writing(self) -> Generator[None]:
-        """The same for one task that writes."""
-        if self._writing:
-            raise trio.BusyResourceError("another task writes to this stream")
-        self._writing = True
-        try:
-            yield
-        except trio.Cancelled:
-            self.reset("the stream was reset: a writer was cancelled")
-            raise
-        finally:
-            self._writing = False
 
     def _grant(self) -> None:
         """Give the peer room for the rest of a frame of which a part waits here: it may exceed the window."""

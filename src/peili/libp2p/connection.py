@@ -14,9 +14,9 @@ from peili.libp2p.errors import BrokenConnection, StreamError
 from peili.libp2p.identify import IDENTIFY_PUSH, Identify
 from peili.libp2p.inbound import StreamHandler, serve
 from peili.libp2p.keepalive import KeepAlive, Step
+from peili.libp2p.line import Line
 from peili.libp2p.peer_id import PeerId
 from peili.libp2p.stream import Stream
-from peili.libp2p.tls import TlsChannel
 from peili.libp2p.upgrade import Secured
 from peili.libp2p.yamux import (
     GO_AWAY_NORMAL,
@@ -33,7 +33,6 @@ from peili.libp2p.yamux import (
 )  # fmt: skip
 
 CLOSE_TIMEOUT: Final = 1.0  # seconds for the last bytes to leave
-READ_CHUNK: Final = 32 * 1024  # bytes
 
 _log = logging.getLogger(__name__)
 
@@ -63,14 +62,14 @@ class Connection:
     """An authenticated connection to a peer. `remote` is its IP address (no zone, no IPv4-mapped form) and port."""
 
     __slots__ = (
-        "_about", "_closed", "_closing", "_keeper", "_leftover", "_nursery", "_outbox_ready",
-        "_scope", "_streams", "_tls", "_transport", "_unread", "_writing", "certificate", "draining", "keepalive",
-        "last_used", "opened", "outbound", "peer_id", "reason", "remote", "yamux",
+        "_about", "_closed", "_closing", "_keeper", "_leftover", "_line", "_nursery", "_outbox_ready",
+        "_scope", "_streams", "_unread", "certificate", "draining", "keepalive", "last_used", "opened", "outbound",
+        "peer_id", "reason", "remote", "yamux",
     )  # fmt: skip
 
     def __init__(
         self,
-        transport: trio.abc.Stream,
+        stream: trio.SocketStream,
         secured: Secured,
         keeper: Keeper,
         *,
@@ -87,15 +86,15 @@ class Connection:
         self.draining = False  # it takes no more streams
         self.yamux: Final = Yamux(client=outbound)
         self.keepalive: Final = KeepAlive(self.opened)
-        self._transport, self._keeper = transport, keeper
-        self._tls: TlsChannel = secured.tls
+        self._keeper = keeper
+        self._line = Line(stream, secured.tls)
         self._leftover = secured.leftover
         self._streams: dict[int, Channel] = {}
         self._unread = 0
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._outbox_ready = trio.Event()
-        self._writing = self._closing = False
+        self._closing = False
         self._closed = trio.Event()
         self._about = AboutPeer(self.peer_id)
 
@@ -193,8 +192,17 @@ class Connection:
     # What streams call
 
     def wake_writer(self) -> None:
-        """There may be something to send."""
-        self._outbox_ready.set()
+        """There may be something to send: at once, as far as the socket takes it, and by the writer beyond that."""
+        if not (self._closing or self.yamux.has_output or self._line.has_output):
+            return
+        if self._nursery is None or self._closing or self._outbox_ready.is_set() or not self._line.is_free:
+            self._outbox_ready.set()
+            return
+        try:
+            if not self._line.send_now(self.yamux.take_output()):
+                self._outbox_ready.set()
+        except BrokenConnection as error:
+            self.drop(str(error))
 
     def unread(self, change: int) -> None:
         """So many more (or fewer) bytes wait to be read."""
@@ -224,7 +232,7 @@ class Connection:
         self._scope.cancel()
 
     async def _read(self) -> None:
-        plaintext = self._leftover or self._tls.decrypt(b"")
+        plaintext = self._leftover or self._line.decrypt_rest()
         self._leftover = b""
         while True:
             try:
@@ -234,33 +242,23 @@ class Connection:
                 self.yamux.go_away(GO_AWAY_PROTOCOL_ERROR)
                 raise
             finally:
-                if self.yamux.has_output or self._tls.has_output:
+                if self.yamux.has_output or self._line.has_output:
                     self.wake_writer()
-            data = await self._transport.receive_some(READ_CHUNK)
-            if not data:
-                raise BrokenConnection("the peer closed the connection")
+            plaintext = await self._line.receive()
             self.keepalive.heard(trio.current_time())
-            plaintext = self._tls.decrypt(bytes(data))
 
     async def _write(self) -> None:
         while True:
             await self._outbox_ready.wait()
             self._outbox_ready = trio.Event()
-            while self.yamux.has_output or self._tls.has_output:
-                await self._send()
-                for channel in tuple(self._streams.values()):
-                    channel.on_room()
+            while self.yamux.has_output or self._line.has_output:
+                self.keepalive.write_started(trio.current_time())
+                await self._line.send(self.yamux.take_output())
+                self.keepalive.write_ended()
+            for channel in tuple(self._streams.values()):
+                channel.on_room()
             if self._closing:
                 return
-
-    async def _send(self) -> None:
-        if self.yamux.has_output:
-            self._tls.encrypt(self.yamux.take_output())
-        self._writing = True
-        self.keepalive.write_started(trio.current_time())
-        await self._transport.send_all(self._tls.take_output())
-        self.keepalive.write_ended()
-        self._writing = False
 
     async def _finish(self) -> None:
         """The end of everything: streams learn of it, the peer gets the last words, memory is freed."""
@@ -271,23 +269,14 @@ class Connection:
         self._about.give_up(f"the connection ended: {self.reason}")
         try:
             with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-                await self._last_words()
-        finally:
-            self._tls.close()
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self._transport)
-            self._closed.set()
-
-    async def _last_words(self) -> None:
-        if self._writing:
-            return  # half a record is on its way; anything after it would be garbage
-        try:
-            self.yamux.go_away(GO_AWAY_NORMAL)
-            self._tls.encrypt(self.yamux.take_output())
-            self._tls.say_goodbye()
-            await self._transport.send_all(self._tls.take_output())
+                self.yamux.go_away(GO_AWAY_NORMAL)
+                await self._line.say_goodbye(self.yamux.take_output())
         except (BrokenConnection, trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the peer is gone already
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._line.aclose()
+            self._closed.set()
 
     # Events
 

@@ -43,7 +43,7 @@ class Stream:
         proposed together with the first frame).
         """
         channel = self._channel
-        with channel.reading():
+        with channel.reading:
             await self._start_reading()
             while (head := self._frame_head()) is None:
                 if not await channel.wait_readable():
@@ -62,7 +62,7 @@ class Stream:
     async def read_exactly(self, count: int) -> bytes | None:
         """So many bytes, without a frame around them; None where the peer ended its side before the first."""
         channel = self._channel
-        with channel.reading():
+        with channel.reading:
             await self._start_reading()
             while len(channel.buffer) < count:
                 if not await channel.wait_readable():
@@ -73,7 +73,7 @@ class Stream:
     async def read_some(self) -> bytes | None:
         """Whatever bytes come next, without a frame around them; None where the peer ended its side."""
         channel = self._channel
-        with channel.reading():
+        with channel.reading:
             await self._start_reading()
             while not channel.buffer:
                 if not await channel.wait_readable():
@@ -86,7 +86,7 @@ class Stream:
 
     async def write(self, data: bytes) -> None:
         """Send bytes without a frame around them."""
-        with self._channel.writing():
+        with self._channel.writing:
             opening, self._opening = self._opening, b""
             await self._channel.write(opening + data if opening else data)
 
@@ -119,7 +119,10 @@ class Stream:
 
     async def _start_reading(self) -> None:
         """Send a proposal that waits for a first frame still, and read the answer to it."""
-        await trio.lowlevel.checkpoint()
+        if self._channel.buffer:
+            await trio.lowlevel.checkpoint()  # it may not need to wait, and others are to run as well
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
         self._send_opening()
         while self._proposer is not None:
             if self._take_answer(self._proposer):

@@ -26,11 +26,10 @@ from peili.kademlia.keyspace import distance, kad_key, position
 from peili.kademlia.message import MessageType
 from peili.libp2p.host import Libp2pError, Stream, StreamError
 from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
-from peili.routing.kademlia.exchange import StreamPool
+from peili.routing.kademlia.exchange import StreamPool, answer_requests
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import IDENTIFY_TIMEOUT, Link, Links, PeerFailed
+from peili.routing.kademlia.links import Link, Links, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
-from peili.routing.kademlia.serve import IDLE_STREAM, WRITE_TIMEOUT
 
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024
@@ -119,7 +118,7 @@ class Coordination:
                     self._did_not_answer(peer_id)
             except (PeerFailed, Libp2pError, InvalidFollowMessage):
                 self._silences.failed(peer_id, trio.current_time())
-        await send.send((place, answer))  # the buffer has room for all
+        send.send_nowait((place, answer))  # the buffer has room for all
 
     def _did_not_answer(self, peer_id: bytes) -> None:
         """Wait for it no more for a while; routing finds out whether it is there at all."""
@@ -227,18 +226,13 @@ class Coordination:
     async def serve(self, stream: Stream) -> None:
         """Handle one inbound stream."""
         link = self._links.of(stream.connection)
+
+        def answer(request: bytes) -> bytes:
+            return encode_answer(self._answer(self._peer_of(link), decode_ask(request)))
+
         try:
-            while True:
-                with trio.fail_after(IDLE_STREAM):
-                    request = await stream.read_frame(MAX_SIZE)
-                if request is None:
-                    return
-                with trio.move_on_after(IDENTIFY_TIMEOUT):
-                    await link.greeted.wait()
-                body = encode_answer(self._answer(self._peer_of(link), decode_ask(request)))
-                with trio.fail_after(WRITE_TIMEOUT):
-                    await stream.write_frame(body)
-        except (StreamError, InvalidFollowMessage, trio.TooSlowError):
+            await answer_requests(stream, MAX_SIZE, link.known, answer)
+        except (StreamError, InvalidFollowMessage):
             await stream.reset()
 
     def _answer(self, peer: Peer, ask: Ask) -> Answer:

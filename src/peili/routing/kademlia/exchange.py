@@ -1,4 +1,4 @@
-"""Requests on one connection: few streams, kept open, each with one request at a time.
+"""Requests on one connection, asked and answered: few streams, kept open, each with one request at a time.
 
 Go keeps one stream per peer and protocol for all its requests and tries once more on a new one, because the other
 side resets a stream that was idle for a minute. So do we; a second stream is opened only beside a busy one.
@@ -6,6 +6,7 @@ side resets a stream that was idle for a minute. So do we; a second stream is op
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -14,6 +15,8 @@ from peili.libp2p.host import Connection, Stream, StreamError
 
 PARALLEL_STREAMS: Final = 4  # to one peer for one protocol; more requests wait their turn
 KEPT_STREAMS: Final = 2  # idle ones
+IDLE_STREAM: Final = 60.0  # seconds without a request after which a stream is closed (as Go's)
+WRITE_TIMEOUT: Final = 10.0  # seconds for an answer to leave
 
 
 class StreamPool:
@@ -29,15 +32,23 @@ class StreamPool:
 
     async def request(self, body: bytes) -> bytes:
         """Send a frame and return the answer's. Raise StreamError. Cancelling costs one stream, nothing else."""
-        async with self._turn:
-            answer = await self._exchange(body, answered=True)
-            assert answer is not None
-            return answer
+        answer = await self._in_turn(body, answered=True)
+        assert answer is not None
+        return answer
 
     async def send(self, body: bytes) -> None:
         """Send a frame that has no answer (ADD_PROVIDER). Raise StreamError."""
-        async with self._turn:
-            await self._exchange(body, answered=False)
+        await self._in_turn(body, answered=False)
+
+    async def _in_turn(self, body: bytes, *, answered: bool) -> bytes | None:
+        try:
+            self._turn.acquire_nowait()  # to acquire it otherwise takes a turn of the event loop
+        except trio.WouldBlock:
+            await self._turn.acquire()
+        try:
+            return await self._exchange(body, answered=answered)
+        finally:
+            self._turn.release()
 
     async def _exchange(self, body: bytes, *, answered: bool) -> bytes | None:
         if self._idle:
@@ -62,3 +73,25 @@ class StreamPool:
         else:
             await stream.aclose()
         return answer
+
+
+async def answer_requests(
+    stream: Stream,
+    limit: int,
+    sender_known: Callable[[], Awaitable[object]],
+    answer: Callable[[bytes], bytes | None],
+) -> None:
+    """Answer the requests of an inbound stream, until it ends or is idle for too long.
+
+    `limit`: bytes of a request. `sender_known` is waited for before an answer. Raise StreamError, and as `answer`.
+    """
+    with trio.CancelScope() as scope:  # one for all: to make one for each request costs as much as to answer it
+        while True:
+            scope.deadline = trio.current_time() + IDLE_STREAM
+            request = await stream.read_frame(limit)
+            if request is None:
+                return
+            await sender_known()
+            if (body := answer(request)) is not None:
+                scope.deadline = trio.current_time() + WRITE_TIMEOUT
+                await stream.write_frame(body)

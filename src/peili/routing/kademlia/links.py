@@ -54,6 +54,12 @@ class Link:
         """The peer's IP address, as the connection shows it: the only word on it that counts."""
         return self.connection.remote[0]
 
+    async def known(self) -> None:
+        """Wait until the peer has said what it is: whose word a request is must be known, and its ports."""
+        if not self.greeted.is_set():
+            with trio.move_on_after(IDENTIFY_TIMEOUT):
+                await self.greeted.wait()
+
     def speaks(self, protocol: str) -> bool:
         """Whether the peer's identify lists the protocol."""
         return self.identify is not None and protocol in self.identify.protocols
@@ -142,6 +148,9 @@ class Links:
 
         Addresses that failed lately are skipped, unless `insist`.
         """
+        known = self.get(contact.id)
+        if known is not None and known.identify is not None:
+            return known
         try:
             with trio.fail_after(REACH_TIMEOUT):
                 link = self.get(contact.id) or await self._dial(contact, insist=insist)

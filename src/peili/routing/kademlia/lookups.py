@@ -33,13 +33,14 @@ class Lookups:
 
     async def ask(self, link: Link, message: Message) -> Message:
         """One request to a peer that we are connected with. Raise PeerFailed."""
+        answer = None
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
+            with trio.move_on_after(REQUEST_TIMEOUT):
                 answer = decode(await link.kad.request(encode(message)))
-        except trio.TooSlowError as error:
-            raise PeerFailed(f"no answer within {REQUEST_TIMEOUT:g} s") from error
         except (Libp2pError, InvalidMessage) as error:
             raise PeerFailed(str(error)) from error
+        if answer is None:
+            raise PeerFailed(f"no answer within {REQUEST_TIMEOUT:g} s")
         if answer.type is not message.type:
             raise PeerFailed("an answer of another type")
         self._knowledge.heard(link)

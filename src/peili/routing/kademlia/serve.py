@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Final
 
 import trio
 
@@ -12,11 +11,9 @@ from peili.kademlia.keyspace import digest_of, position
 from peili.kademlia.message import MAX_REQUEST_SIZE, InvalidMessage, Message, MessageType, decode, encode, trim
 from peili.kademlia.own_message import MAX_SIZE, Ack, Goodbye, OwnMessage, Provide, Withdraw, decode_own, encode_own
 from peili.libp2p.host import Stream, StreamError
+from peili.routing.kademlia.exchange import answer_requests
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import IDENTIFY_TIMEOUT, Link, Links
-
-IDLE_STREAM: Final = 60.0  # seconds without a request after which a stream is closed (as Go's)
-WRITE_TIMEOUT: Final = 10.0  # seconds for an answer to leave
+from peili.routing.kademlia.links import Link, Links
 
 Answer = Callable[[Link, bytes], bytes | None]
 
@@ -45,20 +42,15 @@ class Server:
 
     async def _serve(self, stream: Stream, limit: int, answer: Answer) -> None:
         link = self._links.of(stream.connection)
+
+        def understood(request: bytes) -> bytes | None:
+            body = answer(link, request)
+            self.on_request(link)
+            return body
+
         try:
-            while True:
-                with trio.fail_after(IDLE_STREAM):
-                    request = await stream.read_frame(limit)
-                if request is None:
-                    return
-                with trio.move_on_after(IDENTIFY_TIMEOUT):  # whose word it is must be known, and its ports
-                    await link.greeted.wait()
-                body = answer(link, request)
-                if body is not None:
-                    with trio.fail_after(WRITE_TIMEOUT):
-                        await stream.write_frame(body)
-                self.on_request(link)
-        except (StreamError, InvalidMessage, trio.TooSlowError):
+            await answer_requests(stream, limit, link.known, understood)
+        except (StreamError, InvalidMessage):
             await stream.reset()
 
     def answer_kad(self, link: Link, body: bytes) -> bytes | None:
