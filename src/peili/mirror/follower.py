@@ -141,9 +141,12 @@ class Follower:
             return True
         return 0 < self._own(digest).total <= SMALL_BLOB_SIZE
 
-    def goes_upstream(self, digest: Digest) -> None:
-        """containerd gets 404, and goes upstream: others may follow it."""
-        self._keeper.lead(digest)
+    def goes_upstream(self, digest: Digest, *, unasked: bool = False) -> None:
+        """containerd gets 404, and goes upstream: others may follow it.
+
+        `unasked`: the coordinators do not know of it.
+        """
+        self._keeper.lead(digest, unasked=unasked)
 
     def goes_elsewhere(self, digest: Digest) -> None:
         """A committed provider was found after all."""

@@ -25,7 +25,11 @@ from peili.routing.protocol import Coordination
 from peili.store.protocol import GrowingBlob, Store
 
 MAXIMUM_KEPT = 256  # digests at once; a node pulls a few images at a time
-_LOOK = 0.02  # seconds between two looks at what is committed and not yet in the index
+# Seconds between two looks at what is committed and not yet in the index: the first, and the longest.
+_FIRST_LOOK, _LOOK = 0.002, 0.02
+# Seconds from our 404 until the coordinators hear that we do as told: containerd has the word first. What is
+# small is mostly committed by then, which they hear of instead.
+_FIRST_WORD, _FIRST_WORD_OF_SMALL = 0.01, 0.05
 _LONGEST_LOOK = 0.25
 _GRACE = 30.0  # seconds for which an ingest that does not grow any more is still watched
 # Seconds that the store's index may be behind a commit: others are told only of what they will be given.
@@ -118,17 +122,18 @@ class Keeper:
         else:
             self._held.pop(digest, None)
 
-    def lead(self, digest: Digest) -> None:
+    def lead(self, digest: Digest, *, unasked: bool = False) -> None:
         """containerd goes upstream for this digest now: watch its ingest, and tell the coordinators as it grows.
 
         It begins to write before it asks. Who asks without writing fetches nothing that others could follow.
+        `unasked`: the coordinators were not asked, so that they are to hear of it soon.
         """
         blob = self._store.growing(digest)
         if blob is None:
             self.withdraw(digest)
             return
         self._observer.leading()
-        self._start(digest, blob, leading=True)
+        self._start(digest, blob, leading=True, unasked=unasked)
 
     def finish(self, digest: Digest) -> None:
         """The whole body went to containerd: see whether it is committed."""
@@ -141,7 +146,7 @@ class Keeper:
         if self._nursery is not None:
             self._nursery.start_soon(self._leave, digest, Outcome.GAVE_UP)
 
-    def _start(self, digest: Digest, blob: GrowingBlob, *, leading: bool) -> None:
+    def _start(self, digest: Digest, blob: GrowingBlob, *, leading: bool, unasked: bool = False) -> None:
         before = self._scopes.pop(digest, None)
         if before is not None:
             before.cancel()
@@ -153,14 +158,16 @@ class Keeper:
         if leading:
             self._leading.add(digest)
             self._slots.lead_queued(follow_key(digest))
-        self._nursery.start_soon(self._watch, digest, blob, scope, leading)
+        self._nursery.start_soon(self._watch, digest, blob, scope, leading, unasked)
 
-    async def _watch(self, digest: Digest, blob: GrowingBlob, scope: trio.CancelScope, leading: bool) -> None:
+    async def _watch(
+        self, digest: Digest, blob: GrowingBlob, scope: trio.CancelScope, leading: bool, unasked: bool
+    ) -> None:
         key = follow_key(digest)
         try:
             with scope:
                 with blob:
-                    outcome = await _Watch(self, digest, blob, leading=leading).run()
+                    outcome = await _Watch(self, digest, blob, leading=leading, unasked=unasked).run()
                     whole = blob.size() >= blob.total
                 if outcome is Outcome.COMMITTED:
                     self._poison.committed(key)
@@ -172,6 +179,8 @@ class Keeper:
                     blamed = self._poison.vanished(key, trio.current_time())
                     if blamed:
                         self._observer.thrown_away(digest, [source.hex() for source in blamed])
+                if leading:
+                    self._slots.lead_over(key)
                 await self._leave(digest, outcome)
         finally:
             if self._scopes.get(digest) is scope:
@@ -191,14 +200,16 @@ class Keeper:
 class _Watch:
     """One ingest until it is committed or gone."""
 
-    def __init__(self, keeper: Keeper, digest: Digest, blob: GrowingBlob, *, leading: bool) -> None:
+    def __init__(self, keeper: Keeper, digest: Digest, blob: GrowingBlob, *, leading: bool, unasked: bool) -> None:
         self._keeper = keeper
         self._digest = digest
         self._blob = blob
         self._key = follow_key(digest)
         self._leading = leading
+        self._unasked = unasked
         self._renew_at = 0.0
-        self._lapsed = False
+        self._look = _FIRST_LOOK
+        self._spoke = self._lapsed = False
         self._grew = False
         self._renamed_at: float | None = None  # when its file was first seen in its final place
 
@@ -209,6 +220,8 @@ class _Watch:
         # Where all pulls of a node share a few downloads, the lead may have to wait for one, and says so meanwhile.
         lapse = settings.queued if keeper._slots.limited else settings.lapse
         watch = GrowthWatch(started, lapse=lapse, stall=settings.stall, size=self._blob.size())
+        late = self._is_small and not self._unasked
+        self._renew_at = started + (_FIRST_WORD_OF_SMALL if late else _FIRST_WORD)
         while True:
             now = trio.current_time()
             state = watch.observe(now, self._size(), committed=self._is_committed(now))
@@ -218,6 +231,10 @@ class _Watch:
                 return Outcome.GAVE_UP
             await self._tell(watch, state, now)
             await self._wait(watch.size)
+
+    @property
+    def _is_small(self) -> bool:
+        return 0 < self._blob.total <= SMALL_BLOB_SIZE
 
     def _size(self) -> int | None:
         return None if self._blob.vanished() else self._blob.size()
@@ -239,16 +256,20 @@ class _Watch:
         if state is Growth.LAPSED and not self._lapsed:
             self._lapsed = True
             self._keeper._slots.lead_over(self._key)
+            self._spoke = True
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
             return
         if watch.grew and not self._grew:
             # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once. Of small
             # content they want the commit, which is next.
             self._grew = True
-            if not 0 < self._blob.total <= SMALL_BLOB_SIZE:
+            if not self._is_small:
                 self._renew_at = now
             self._keeper._slots.lead_grew(self._key)
+        if 0 < self._blob.total <= watch.size:
+            self._keeper._slots.lead_over(self._key)  # its download has ended, and its slot is free
         if (watch.grew or not self._lapsed) and now >= self._renew_at:
+            self._spoke = True
             renew = Renew(self._key, watch.size, self._blob.total)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)
@@ -259,6 +280,10 @@ class _Watch:
 
     async def _wait(self, size: int) -> None:
         if self._blob.ended():
-            await trio.sleep(_LOOK)  # committed, and the store's index hears of it in a moment
-        else:
-            await self._blob.wait(size, _LONGEST_LOOK)
+            await trio.sleep(self._look)  # committed, and the store's index hears of it in a moment
+            self._look = min(2 * self._look, _LOOK)
+            return
+        longest = _LONGEST_LOOK
+        if self._leading and not self._spoke:
+            longest = min(longest, max(self._renew_at - trio.current_time(), 0.0))
+        await self._blob.wait(size, longest)

@@ -98,15 +98,21 @@ class Mirror:
             except NoRoom:
                 trace.reason = NO_ROOM
             return trace
+        known = self._lookup.known(key)
+        small = follower.is_small(target, digest)
+        if small and not known and self._led_images.next_one(target, trio.current_time()):
+            trace.reason = NO_PROVIDER
+            follower.goes_upstream(digest, unasked=True)
+            return trace
         gone: SinkClosed | None = None
         async with trio.open_nursery() as nursery:
             # Beside the question to the coordinators, so that a miss waits for the longer of the two only.
-            search = Search(self._lookup, key, nursery, self._lookup.known(key))
+            search = Search(self._lookup, key, nursery, known)
             try:
                 with follower.holding(digest):
                     try:
                         await self._answer_or_lead(
-                            follower, search, exchange, key, digest, target, wanted_range, trace
+                            follower, search, exchange, key, digest, target, wanted_range, trace, small=small
                         )
                     except NoRoom:
                         trace.reason = NO_ROOM
@@ -133,17 +139,17 @@ class Mirror:
         target: ContentTarget,
         wanted_range: RangeRequest | None,
         trace: Trace,
+        *,
+        small: bool,
     ) -> None:
-        if follower.is_small(target, digest) and search.found:
+        if small and search.found:
             # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
             await self._answer_committed(exchange, key, target, wanted_range, trace)
             if exchange.started or trace.size is not None:
                 return
-        if not search.found and self._led_images.next_one(target, trio.current_time()):
-            trace.reason = NO_PROVIDER
-            follower.goes_upstream(digest)
-            return
-        if await self._answer_from_tree(follower, search, exchange, digest, target, wanted_range, trace):
+        if await self._answer_from_tree(
+            follower, search, exchange, digest, target, wanted_range, trace, small=small
+        ):
             return
         # Perhaps somebody has it whom the coordinators do not know.
         if await search.found_anybody(LEAD_PATIENCE if trace.leading else inf):
@@ -166,12 +172,14 @@ class Mirror:
         target: ContentTarget,
         wanted_range: RangeRequest | None,
         trace: Trace,
+        *,
+        small: bool,
     ) -> bool:
         """Answer with what somebody is receiving or has; False where others are to be asked.
 
         Raise NoRoom.
         """
-        if follower.is_small(target, digest):
+        if small:
             found = await follower.answer_small(target, digest, trace.failed)
             trace.leading = isinstance(found, Lead)
             if not isinstance(found, Found):

@@ -45,7 +45,9 @@ class FakeBlob:
         return False
 
     async def wait(self, size: int, timeout: float) -> None:
-        await trio.sleep(timeout)
+        with trio.move_on_after(timeout):
+            while self.written <= size:
+                await trio.sleep(0.001)
 
     def close(self) -> None:
         self.closed = True
@@ -79,9 +81,11 @@ class FakeStore:
 class FakeCoordination:
     def __init__(self) -> None:
         self.asked: list[Any] = []
+        self.heard: list[tuple[float, Any]] = []
 
     async def ask(self, message: Any) -> None:
         self.asked.append(message)
+        self.heard.append((trio.current_time(), message))
 
 
 class Silent:
@@ -145,23 +149,28 @@ async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
     assert all(blob.closed for blob in store.blobs)
 
 
-@pytest.mark.parametrize("total", [100, 10 * SMALL_BLOB_SIZE])
-async def test_first_bytes_are_told_at_once_where_others_can_take_them(
-    autojump_clock: MockClock, total: int
+@pytest.mark.parametrize(
+    ("total", "unasked", "told"),
+    [(100, False, [(0.05, 50)]), (10 * SMALL_BLOB_SIZE, False, [(0.0, 50)]), (100, True, [(0.01, 50)])],
+    ids=["small", "large", "unasked"],
+)
+async def test_when_the_coordinators_hear_of_a_lead(
+    autojump_clock: MockClock, total: int, unasked: bool, told: list[tuple[float, int]]
 ) -> None:
+    """Of first bytes at once where others can take them; of what is small when it is committed, or late."""
     store, coordination = FakeStore(written=True), FakeCoordination()
     keeper = keeper_of(store, coordination)
     async with trio.open_nursery() as nursery:
         await nursery.start(keeper.run)
-        keeper.lead(DIGEST)
-        store.blobs[0].total = total
+        keeper.lead(DIGEST, unasked=unasked)
+        started, store.blobs[0].total = trio.current_time(), total
         await trio.testing.wait_all_tasks_blocked()
         store.blobs[0].written = 50
-        await trio.sleep(FollowSettings().renew_interval - 0.05)
+        await trio.sleep(FollowSettings().renew_interval - 0.1)
         nursery.cancel_scope.cancel()
 
-    told = [message.offset for message in coordination.asked]
-    assert told == ([0] if total == 100 else [0, 50]), "small content is told of when it is committed"
+    heard = [(at - started, message.offset) for at, message in coordination.heard]
+    assert heard == [(pytest.approx(seconds, abs=0.002), offset) for seconds, offset in told]
 
 
 @pytest.mark.parametrize("written", [99, 100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from peili.mirror.led_images import LedImages
 from peili.mirror.lookup import Lookup
-from peili.mirror.mirror import Mirror, Trace
+from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
 from peili.mirror.search import Search
 from peili.oci.digest import Digest
@@ -31,14 +32,18 @@ class Story:
         self.asked: list[str] = []
         self.known = known
         self.committed_answers = committed_answers
-        self.exchange = SimpleNamespace(started=False)
-        self.follower = SimpleNamespace(
-            is_small=lambda target, digest: small,
-            goes_elsewhere=lambda digest: self.asked.append("withdraw"),
-            goes_upstream=lambda digest: self.asked.append("upstream"),
-        )
+        self.exchange = SimpleNamespace(started=False, request=SimpleNamespace(method="GET"))
         self.mirror = object.__new__(Mirror)
         stub = cast(Any, self.mirror)
+        stub._follower = SimpleNamespace(
+            fits=lambda *_, head_only: True,
+            holding=lambda digest: nullcontext(),
+            is_small=lambda target, digest: small,
+            goes_elsewhere=lambda digest: self.asked.append("withdraw"),
+            goes_upstream=lambda digest, unasked=False: self.asked.append("lead" if unasked else "upstream"),
+        )
+        stub._giveups = SimpleNamespace(contains=lambda *_, from_start: False)
+        stub._lookup = SimpleNamespace(known=self._known, name_first=self._name_first, limits=RaceLimits(1.0))
         stub._led_images = LedImages()
         stub._answer_committed = self._answer_committed
         stub._answer_from_tree = self._answer_from_tree
@@ -47,21 +52,19 @@ class Story:
         self.asked.append("provider")
         exchange.started = self.committed_answers
 
-    async def _answer_from_tree(self, *parts: Any) -> bool:
+    async def _answer_from_tree(self, *parts: Any, small: bool) -> bool:
         self.asked.append("coordinators")
         parts[-1].leading = True
         return False
 
-    @property
-    def found(self) -> list[str]:
+    def _known(self, key: Key) -> list[str]:
         return ["holder"] if self.known else []
 
-    async def found_anybody(self, patience: float) -> bool:
-        return self.known
+    async def _name_first(self, key: Key, named: Callable[[Provider], None]) -> None:
+        """Nobody is found."""
 
     async def play(self, target: ContentTarget = BLOB) -> list[str]:
-        parts = cast(Any, (self.follower, self, self.exchange, Key(str(DIGEST)), DIGEST, target, None, Trace()))
-        await self.mirror._answer_or_lead(*parts)
+        await self.mirror.answer(cast(Any, self.exchange), Key(str(DIGEST)), target, None)
         return self.asked
 
 
@@ -79,15 +82,21 @@ async def test_who_is_asked(small: bool, known: bool, answers: bool, asked: Coll
     assert await Story(small=small, known=known, committed_answers=answers).play() == asked
 
 
-async def test_the_manifest_that_follows_a_led_index_is_led_without_a_question() -> None:
-    story, manifest = (
-        Story(small=True, known=False, committed_answers=False),
-        ManifestTarget(None, "a", None, DIGEST),
-    )
+async def test_manifest_and_config_that_follow_a_led_index_are_led_without_a_question() -> None:
+    story = Story(small=True, known=False, committed_answers=False)
+    manifest = ManifestTarget(None, "a", None, DIGEST)
     assert await story.play(manifest) == ["coordinators", "upstream"]
-    assert await story.play(manifest) == ["coordinators", "upstream", "upstream"]
+    story.asked.clear()
+    assert await story.play(manifest) == ["lead"]
+    assert await story.play() == ["lead", "lead"]
     story.asked.clear()
     assert await story.play() == ["coordinators", "upstream"], "its layers may be those of other images"
+
+
+async def test_a_large_blob_is_always_asked_for() -> None:
+    story = Story(small=False, known=False, committed_answers=False)
+    cast(Any, story.mirror)._led_images.remember(ManifestTarget(None, "a", None, DIGEST), trio.current_time())
+    assert await story.play() == ["coordinators", "upstream"]
 
 
 async def test_a_manifest_that_a_peer_has_is_not_led_because_the_index_was() -> None:

@@ -10,6 +10,7 @@ from peili.store.containerd.agenda import (
     RELIST_SECONDS,
     REST_FACTOR,
     RETRY_SECONDS,
+    SETTLE_SECONDS,
     Agenda,
     Look,
     Work,
@@ -51,18 +52,22 @@ def test_a_hundred_layers_are_a_hundred_looks_and_no_walk() -> None:
     digests = [Digest.of(bytes([number])) for number in range(100)]
     for digest in digests:
         agenda.content_changed(digest, 100.0)
-    assert agenda.take(100.0) == Work(False, (), tuple(Look(digest, 0) for digest in digests))
+    assert agenda.take(100.0) == NOTHING
+    assert agenda.next_time() == 100.0 + SETTLE_SECONDS
+    assert agenda.take(100.0 + SETTLE_SECONDS) == Work(False, (), tuple(Look(digest, 0) for digest in digests))
     assert agenda.take(100.0 + RELIST_SECONDS) == NOTHING
 
 
-def test_a_burst_of_image_events_is_looked_up_at_once_and_walked_once() -> None:
+def test_a_burst_of_image_events_is_looked_up_soon_and_walked_once() -> None:
     agenda = settled(100.0)
     agenda.image_changed("a", 100.0)
-    assert agenda.take(100.0) == Work(False, ("a",), ())
-    agenda.image_changed("b", 100.0 + RELIST_SECONDS / 2)
-    agenda.image_changed("b", 100.0 + RELIST_SECONDS / 2)
-    assert agenda.next_time() < 100.0
-    assert agenda.take(100.0 + RELIST_SECONDS / 2) == Work(False, ("b",), ())
+    assert agenda.take(100.0 + SETTLE_SECONDS) == Work(False, ("a",), ())
+    later = 100.0 + RELIST_SECONDS / 2
+    agenda.image_changed("b", later)
+    agenda.image_changed("b", later + SETTLE_SECONDS / 2)
+    assert agenda.next_time() == later + SETTLE_SECONDS, "however many follow"
+    assert agenda.take(later) == NOTHING
+    assert agenda.take(later + SETTLE_SECONDS) == Work(False, ("b",), ())
     assert agenda.next_time() == 100.0 + RELIST_SECONDS
     assert agenda.take(100.0 + RELIST_SECONDS) == Work(True, (), ())
 
@@ -108,7 +113,14 @@ def test_news_begin_the_attempts_anew() -> None:
     agenda.content_changed(ONE, 100.0)
     assert not agenda.retry(Look(ONE, len(RETRY_SECONDS)), 100.0)
     assert agenda.retry(Look(ONE, 1), 100.0)
-    assert agenda.take(100.0).looks == (Look(ONE, 0),)
+    assert agenda.take(100.0 + SETTLE_SECONDS).looks == (Look(ONE, 0),)
+
+
+def test_news_of_one_blob_that_do_not_end_do_not_put_the_look_off() -> None:
+    agenda = settled(100.0)
+    agenda.content_changed(ONE, 100.0)
+    agenda.content_changed(ONE, 100.0 + SETTLE_SECONDS)
+    assert agenda.take(100.0 + SETTLE_SECONDS).looks == (Look(ONE, 0),)
 
 
 @pytest.mark.parametrize("images", [True, False])
@@ -122,4 +134,4 @@ def test_too_much_at_once_becomes_one_walk(images: bool) -> None:
     assert agenda.take(100.0) == NOTHING
     assert agenda.take(100.0 + RELIST_SECONDS) == Work(True, (), ())
     agenda.content_changed(TWO, 102.0)
-    assert agenda.take(102.0).looks == (Look(TWO, 0),)
+    assert agenda.take(102.0 + SETTLE_SECONDS).looks == (Look(TWO, 0),)

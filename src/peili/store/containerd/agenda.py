@@ -6,11 +6,15 @@ they are coalesced, and the longer one takes the longer the store rests after it
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peili.oci.digest import Digest
 
+# containerd's file, its metadata and its events about one change come so close to each other: one look serves them
+# all, and while containerd pulls an image there is no need to be in its way.
+SETTLE_SECONDS = 0.01
 RELIST_SECONDS = 1.0  # a burst of events causes one walk, this long after the first of them
 COLLECTED_SECONDS = 10.0  # after a removal containerd's garbage collection has run by then
 INTERVAL_SECONDS = 300.0  # between walks when nothing happens
@@ -42,6 +46,7 @@ class Agenda:
 
     def __init__(self, now: float) -> None:
         self._images: dict[str, None] = {}
+        self._images_at = now
         self._looks: dict[Digest, tuple[float, int]] = {}  # when, attempt
         self._soon: float | None = now
         # Nobody says when a subscription has begun: what fell in between is found by a second walk.
@@ -51,11 +56,14 @@ class Agenda:
 
     def content_changed(self, digest: Digest, now: float) -> None:
         """Something happened to this blob."""
-        self._looks[digest] = (now, 0)
+        when, _ = self._looks.get(digest, (math.inf, 0))
+        self._looks[digest] = (min(when, now + SETTLE_SECONDS), 0)
         self._bound(now)
 
     def image_changed(self, name: str, now: float) -> None:
-        """Something happened to this image: it is looked up at once, and what it names by a walk soon."""
+        """Something happened to this image: it is looked up, and what it names found by a walk soon."""
+        if not self._images:
+            self._images_at = now + SETTLE_SECONDS
         self._images[name] = None
         self.walk_soon(now)
         self._bound(now)
@@ -91,7 +99,9 @@ class Agenda:
             self._interval = now + INTERVAL_SECONDS
         due = [digest for digest, (when, _) in self._looks.items() if when <= now]
         looks = tuple(Look(digest, self._looks.pop(digest)[1]) for digest in due)
-        images, self._images = tuple(self._images), {}
+        images: tuple[str, ...] = ()
+        if self._images and now >= self._images_at:
+            images, self._images = tuple(self._images), {}
         return Work(walk, images, looks)
 
     def walked(self, started: float, ended: float) -> None:
@@ -101,9 +111,8 @@ class Agenda:
 
     def next_time(self) -> float:
         """When something is due again, if nothing happens before."""
-        if self._images:
-            return float("-inf")
-        return min([self._walk_time(), *(when for when, _ in self._looks.values())])
+        images = self._images_at if self._images else math.inf
+        return min([self._walk_time(), images, *(when for when, _ in self._looks.values())])
 
     def _walk_time(self) -> float:
         wanted = min(when for when in (self._soon, self._later, self._interval) if when is not None)
