@@ -81,10 +81,10 @@ async def test_a_small_blob_from_the_tree_is_held_to_the_range_as_well() -> None
     async def answer_small(*_: object) -> Found:
         return Found(whole, 1, 0.0)
 
-    follower = SimpleNamespace(is_small=lambda *_: True, answer_small=answer_small)
+    follower = SimpleNamespace(answer_small=answer_small)
     trace, mirror = Trace(), object.__new__(Mirror)
     target = BlobTarget("docker.io", "library/app", SMALL)
     exchange = SimpleNamespace(started=False)
     parts = cast(Any, (follower, None, exchange, SMALL, target, RangeRequest(len(body)), trace))
-    assert await mirror._answer_from_tree(*parts)
+    assert await mirror._answer_from_tree(*parts, small=True)
     assert (trace.reason, trace.size) == (BEYOND_END, len(body))
