@@ -5,8 +5,9 @@ Bodies only; the stream frames them.
     message Ask    { uint32 type = 1; bytes key = 2; uint64 offset = 3; uint64 total = 4; uint32 purpose = 5;
                      repeated bytes excluded = 6; uint32 burden = 7; bytes source = 8; uint32 outcome = 9;
                      uint32 port = 10; string zone = 11; repeated bytes busy = 12; uint32 alone = 13;
-                     uint32 full = 14; }
-    message Answer { uint32 type = 1; uint32 milliseconds = 2; repeated Source source = 3; uint32 depth = 4; }
+                     uint32 full = 14; uint32 queued = 15; }
+    message Answer { uint32 type = 1; uint32 milliseconds = 2; repeated Source source = 3; uint32 depth = 4;
+                     uint32 sole = 5; uint32 queued = 6; }
     message Source { bytes id = 1; bytes address = 2; uint32 port = 3; string zone = 4; uint64 offset = 5;
                      uint32 depth = 6; uint32 committed = 7; }
 
@@ -62,7 +63,8 @@ def encode_ask(ask: Ask) -> bytes:
             return b"".join([*parts, *_state(ask), *busy, number_field(13, int(ask.alone))])
         case Renew():
             source = bytes_field(8, _checked_id(ask.source)) if ask.source else b""
-            return b"".join([number_field(1, _RENEW), source, *_state(ask), number_field(14, int(ask.full))])
+            flags = [number_field(14, int(ask.full)), number_field(15, int(ask.queued))]
+            return b"".join([number_field(1, _RENEW), source, *_state(ask), *flags])
         case Leave():
             return number_field(1, _LEAVE) + bytes_field(2, _checked_key(ask.key)) + number_field(9, ask.outcome)
 
@@ -87,7 +89,7 @@ def decode_ask(body: bytes) -> Ask:
         case 2:
             source = fields.text(8)
             source_id, full = _read_id(source) if source else b"", bool(fields.number(14))
-            return Renew(key, offset, total, source_id, excluded, port, zone, full)
+            return Renew(key, offset, total, source_id, excluded, port, zone, full, bool(fields.number(15)))
         case 3:
             return Leave(key, _outcome(fields.number(9)))
         case unknown:
@@ -101,8 +103,9 @@ def encode_answer(answer: Answer) -> bytes:
             return number_field(1, _LEAD) + number_field(2, milliseconds) + number_field(5, int(sole))
         case Wait(milliseconds):
             return number_field(1, _WAIT) + number_field(2, milliseconds)
-        case Keep(depth, milliseconds):
-            return number_field(1, _KEEP) + number_field(2, milliseconds) + number_field(4, depth)
+        case Keep(depth, milliseconds, queued):
+            parts = [number_field(2, milliseconds), number_field(4, depth), number_field(6, int(queued))]
+            return b"".join([number_field(1, _KEEP), *parts])
         case Follow(sources, depth):
             if not 0 < len(sources) <= MAX_SOURCES:
                 raise ValueError(f"{len(sources)} sources; 1 to {MAX_SOURCES} are allowed")
@@ -126,7 +129,7 @@ def decode_answer(body: bytes) -> Answer:
         case 18:
             return Wait(milliseconds)
         case 19:
-            return Keep(depth, milliseconds)
+            return Keep(depth, milliseconds, bool(fields.number(6)))
         case unknown:
             raise InvalidFollowMessage(f"answer type {unknown}")
 

@@ -112,7 +112,7 @@ class Coordinator:
             swarm.set_role(entry, role, renew.source, now)
             if role is Role.LEADING:
                 entry.granted = now
-        entry.says_so = True
+        entry.says_so, entry.queued = True, renew.queued
         entry.report(renew.offset, now)
         swarm.renew_depth(entry)
         entry.interval = swarm.interval(entry)
@@ -124,7 +124,7 @@ class Coordinator:
             if advice is not None:
                 return advice
         known = role is Role.LEADING or entry.source in swarm.entries
-        return Keep(entry.depth if known else 0, round(entry.interval * 1000))
+        return Keep(entry.depth if known else 0, round(entry.interval * 1000), swarm.is_queued(entry))
 
     def leave(self, peer: Peer, leave: Leave, now: float) -> Keep:
         """A node fetches it no longer. Only its own entry changes."""
@@ -190,7 +190,7 @@ class Coordinator:
         self._leads_granted += 1
         swarm.set_role(entry, Role.LEADING, b"", now)
         entry.granted, entry.interval, entry.rate = now, self._settings.renew_interval, 0.0
-        entry.grew_at, entry.says_so = None, False
+        entry.grew_at, entry.says_so, entry.queued = None, False, False
         return self._lead_answer(swarm, entry, now)
 
     def _follow(self, swarm: Swarm, entry: Entry, sources: Sequence[Entry], now: float) -> Follow:

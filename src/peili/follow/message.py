@@ -66,6 +66,7 @@ class Renew:
     """The sender still fetches this digest. `source`: the peer that it follows, or empty: from upstream.
 
     `full`: its containerd takes no more bytes now, so that it cannot grow, and nobody else is to blame.
+    `queued`: it leads, and its containerd has not begun: other downloads of the node, which go on, come first.
     """
 
     key: bytes
@@ -76,6 +77,7 @@ class Renew:
     port: int = 0
     zone: str = ""
     full: bool = False
+    queued: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,11 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Keep:
     """Heard; go on as you do. `depth`: that of the receiver now, 0: its source is not known; renew next after
-    `milliseconds`."""
+    `milliseconds`. `queued`: the lead above has not begun, and says why: no source is to blame."""
 
     depth: int = 0
     milliseconds: int = 500
+    queued: bool = False
 
 
 Ask = Join | Renew | Leave

@@ -28,6 +28,9 @@ class FollowSettings:
     # How long a follower waits for a lead that has not grown. containerd writes 1 MiB at a time: where several
     # layers share 100 Mbit/s, one was seen to need 1.1 s for its first, and a second lead only adds to that load.
     lapse: float = 3.0
+    # The same where that lead says that it queues behind other downloads of its node, which go on: who leads beside
+    # it fetches what its containerd fetches as well when its turn comes.
+    queued_patience: float = 12.0
     queued: float = 60.0  # how long a lead may wait in containerd's queue (2.1 and newer), which it says by Renews
     stall: float = 2.0
     stall_per_level: float = 0.5

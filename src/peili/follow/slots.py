@@ -94,6 +94,14 @@ class Slots:
         self._leads.discard(key)
         self._fetching.discard(key)
 
+    def queues(self, key: bytes) -> bool:
+        """Whether this lead of ours waits for a slot, while something has one and moves."""
+        return key in self._leads and self._moves
+
+    @property
+    def _moves(self) -> bool:
+        return bool(self._fetching) or any(held.grown for held in self._held.values())
+
     @property
     def ungrown(self) -> int:
         """How many responses hold a slot without growth."""
@@ -137,8 +145,7 @@ class Slots:
             count = 0
         if count >= MAX_REQUEUES:
             # With no download under way on this node, our leads would wait for the others, and they for ours.
-            progress = bool(self._fetching) or any(held.grown for held in self._held.values())
-            if not self._leads or progress or now < self._released_until:
+            if not self._leads or self._moves or now < self._released_until:
                 return Verdict.HOLD
             # One is enough: the slot that it gives back is for the lead that queues first.
             self._released_until = now + LAST_SLOT_SECONDS

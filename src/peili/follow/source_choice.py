@@ -140,7 +140,9 @@ class SourceChoice:
                 self._offered(sources, depth, now)
             case Wait(milliseconds):
                 self._ask_at = now + max(milliseconds, 1) / 1000
-            case Keep(depth, milliseconds):
+            case Keep(depth, milliseconds, queued):
+                if queued and self._pause is None:
+                    self._taken_at = now  # its time begins when the lead does, within HARD_LIMIT
                 if 0 < depth < self._depth and not self._rose:
                     # Somebody above has just begun to lead, or has a better source: give that its time, once.
                     self._taken_at, self._rose = now, True

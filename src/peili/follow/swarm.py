@@ -56,6 +56,7 @@ class Entry:
     moves: int = 0
     moved_at: float = 0.0
     put_off: int = 0  # how often it was to wait though every lead has failed it, since it last grew
+    queued: bool = False  # it leads, and waits for other downloads of its node
     doubted: bool = False  # somebody whom it served says that it failed, and it was not heard since
 
     def report(self, offset: int, now: float) -> None:
@@ -185,7 +186,8 @@ class Swarm:
         if entry.role is not Role.LEADING or not self.is_alive(entry, now):
             return False
         if entry.grew_at is None or entry.grew_at < entry.granted:
-            return min(now - entry.granted, waited) < self.settings.lapse
+            patience = self.settings.queued_patience if entry.queued else self.settings.lapse
+            return min(now - entry.granted, waited) < patience
         return now - entry.grew_at < self.settings.stall_limit(0, entry.pause)
 
     def live_leads(self, now: float, waited: float = 0.0) -> list[Entry]:
@@ -200,6 +202,15 @@ class Swarm:
             return entry.offset  # it has just said that it does not grow
         since = min(now - entry.heard, 1.5 * entry.interval)
         return entry.offset + int(max(entry.rate, 0.0) * max(since, 0.0))
+
+    def is_queued(self, entry: Entry) -> bool:
+        """Whether its bytes are to come through a lead that waits for other downloads of its node."""
+        for _ in range(len(self.entries)):
+            above = self.entries.get(entry.source) if entry.source else None
+            if above is None:
+                return entry.role is Role.LEADING and entry.queued
+            entry = above
+        return False
 
     def is_below(self, entry: Entry, above: bytes) -> bool:
         """Whether `entry` gets its bytes through the node `above`, as far as known."""

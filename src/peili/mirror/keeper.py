@@ -270,7 +270,8 @@ class _Watch:
             self._keeper._slots.lead_over(self._key)  # its download has ended, and its slot is free
         if (watch.grew or not self._lapsed) and now >= self._renew_at:
             self._spoke = True
-            renew = Renew(self._key, watch.size, self._blob.total)
+            queued = self._keeper._slots.queues(self._key)
+            renew = Renew(self._key, watch.size, self._blob.total, queued=queued)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)
             pause = (

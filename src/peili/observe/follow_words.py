@@ -25,8 +25,8 @@ def brief(message: Ask | Answer | None) -> str:
             text = f"follow at depth {depth}: " + ", ".join(map(_brief_source, sources))
         case Wait(milliseconds):
             text = f"wait {milliseconds} ms"
-        case Keep(depth, milliseconds):
-            text = f"keep, depth {depth}, again in {milliseconds} ms"
+        case Keep(depth, milliseconds, queued):
+            text = f"keep, depth {depth}, again in {milliseconds} ms" + (", the lead queues" if queued else "")
         case None:
             text = "silent"
     return text

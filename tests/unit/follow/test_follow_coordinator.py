@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from peili.follow.coordinator import Coordinator
 from peili.follow.message import (
     Follow,
@@ -97,6 +99,33 @@ def test_a_lead_is_found_again_and_not_granted_twice() -> None:
     assert table.join(A, join(), 0.0) == Lead(3000, sole=True)
     assert table.join(A, join(), 0.4) == Lead(2600, sole=True)
     assert table.statistics().leads_granted == 1
+
+
+@pytest.mark.parametrize(("queued", "patience"), [(False, SETTINGS.lapse), (True, SETTINGS.queued_patience)])
+def test_a_lead_that_queues_behind_its_own_node_is_waited_for_longer(queued: bool, patience: float) -> None:
+    table = Coordinator(SETTINGS)
+    assert isinstance(table.join(A, join(), 0.0), Lead)
+    assert first(table.join(B, join(), 0.0)) == A
+    assert first(table.join(C, join(), 0.0)) == B
+    for tick in range(1, 60):
+        now = tick * 0.5
+        table.renew(A, replace(renew(0), queued=queued), now)
+        answer = table.renew(B, renew(0, A), now)
+        if isinstance(answer, Lead):
+            break
+        assert answer in (Keep(1, 500, queued), Keep(1, 100))
+        if now > 1.0:
+            assert table.renew(C, renew(0, B), now) == Keep(2, 500, queued), "whoever is next to the lead acts"
+    assert patience <= now <= patience + 0.5
+
+
+def test_a_lead_that_has_begun_queues_no_longer() -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    table.join(B, join(), 0.0)
+    table.renew(A, replace(renew(0), queued=True), 5.0)
+    table.renew(A, renew(MB), 5.5)
+    assert table.renew(B, renew(MB, A), 5.6) == Keep(1, 500)
 
 
 def test_a_lead_that_nothing_is_heard_of_lapses_before_its_time() -> None:

@@ -440,6 +440,23 @@ def test_where_the_coordinators_are_silent_one_that_was_found_goes_on_each_time(
         choice.taken(found, now + 0.3)
 
 
+def test_a_source_whose_lead_queues_is_not_to_blame_within_the_hard_limit() -> None:
+    choice, waiting = SourceChoice(FollowSettings(), KEY, 0.0), source(b"a")
+    assert isinstance(choice.next_step(0.0), JoinNow)
+    choice.answered(Follow((waiting,), 1), 0.0)
+    assert choice.next_step(0.0) == Take(waiting)
+    choice.taken(waiting, 0.0)
+    now = 0.0
+    while now < HARD_LIMIT - 0.5:
+        now += 0.5
+        step = choice.next_step(now)
+        assert isinstance(step, RenewNow), now
+        choice.answered(Keep(1, 500, queued=True), now)
+        assert choice.source == waiting
+    choice.next_step(HARD_LIMIT)
+    assert choice.leaves
+
+
 def test_who_has_just_found_a_holder_is_not_sent_upstream_for_a_pull_that_was_broken_off_before() -> None:
     choice = knowing(DONE)
     choice.next_step(0.0)
