@@ -38,6 +38,7 @@ class StreamPool:
 
     async def send(self, body: bytes) -> None:
         """Send a frame that has no answer (ADD_PROVIDER). Raise StreamError."""
+        await trio.lowlevel.checkpoint()  # nothing else waits here, and there may be thousands of them
         await self._in_turn(body, answered=False)
 
     async def _in_turn(self, body: bytes, *, answered: bool) -> bytes | None:
