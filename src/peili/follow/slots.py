@@ -10,6 +10,7 @@ going upstream (remotes/docker/httpreadseeker.go; fatal after 4 in a row for one
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -42,13 +43,14 @@ class Slots:
 
     def __init__(self, settings: FollowSettings) -> None:
         self._slots = settings.slots
-        self._lapse = settings.lapse
+        self._stall = settings.longest_stall
         self._held: dict[int, _Held] = {}
         self._keys: dict[int, bytes] = {}
         self._leads: set[bytes] = set()  # that wait for a slot
         self._fetching: set[bytes] = set()  # that have one
         self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._released_until = 0.0
+        self._moved_at = -math.inf
         self._next = 0
 
     def limit(self, slots: int) -> None:
@@ -94,13 +96,14 @@ class Slots:
         self._leads.discard(key)
         self._fetching.discard(key)
 
-    def queues(self, key: bytes) -> bool:
-        """Whether this lead of ours waits for a slot, while something has one and moves."""
-        return key in self._leads and self._moves
+    def lead_moved(self, now: float) -> None:
+        """A lead has just grown."""
+        self._moved_at = now
 
-    @property
-    def _moves(self) -> bool:
-        return bool(self._fetching) or any(held.grown for held in self._held.values())
+    def queues(self, key: bytes, now: float) -> bool:
+        """Whether this lead of ours waits for a slot, while those that have one move."""
+        moves = now - self._moved_at < self._stall or any(held.grown for held in self._held.values())
+        return key in self._leads and moves
 
     @property
     def ungrown(self) -> int:
@@ -145,7 +148,8 @@ class Slots:
             count = 0
         if count >= MAX_REQUEUES:
             # With no download under way on this node, our leads would wait for the others, and they for ours.
-            if not self._leads or self._moves or now < self._released_until:
+            progress = bool(self._fetching) or any(held.grown for held in self._held.values())
+            if not self._leads or progress or now < self._released_until:
                 return Verdict.HOLD
             # One is enough: the slot that it gives back is for the lead that queues first.
             self._released_until = now + LAST_SLOT_SECONDS

@@ -259,6 +259,8 @@ class _Watch:
             self._spoke = True
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
             return
+        if watch.last_growth == now:
+            self._keeper._slots.lead_moved(now)
         if watch.grew and not self._grew:
             # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once. Of small
             # content they want the commit, which is next.
@@ -270,7 +272,7 @@ class _Watch:
             self._keeper._slots.lead_over(self._key)  # its download has ended, and its slot is free
         if (watch.grew or not self._lapsed) and now >= self._renew_at:
             self._spoke = True
-            queued = self._keeper._slots.queues(self._key)
+            queued = self._keeper._slots.queues(self._key, now)
             renew = Renew(self._key, watch.size, self._blob.total, queued=queued)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)

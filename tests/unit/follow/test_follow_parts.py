@@ -115,6 +115,24 @@ def test_a_containerd_without_the_limit_waits_with_all() -> None:
     assert all(slots.verdict(number, 9.0) is Verdict.HOLD for number in numbers)
 
 
+def test_a_lead_queues_while_what_has_a_slot_moves() -> None:
+    slots = Slots(S)
+    for key in KEYS[:4]:
+        slots.lead_queued(key)
+    assert not slots.queues(KEYS[3], 0.0), "nothing moves"
+    slots.lead_grew(KEYS[0])
+    slots.lead_moved(1.0)
+    assert slots.queues(KEYS[3], 1.0)
+    assert not slots.queues(KEYS[0], 1.0), "it has one itself"
+    assert not slots.queues(KEYS[3], 1.0 + S.longest_stall)
+    held = slots.hold(KEYS[5], 1.0)
+    assert not slots.queues(KEYS[3], 1.0 + S.longest_stall)
+    slots.grew(held)
+    assert slots.queues(KEYS[3], 1.0 + S.longest_stall)
+    slots.lead_over(KEYS[3])
+    assert not slots.queues(KEYS[3], 1.0 + S.longest_stall)
+
+
 # Poison
 
 
