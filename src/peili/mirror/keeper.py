@@ -29,7 +29,7 @@ MAXIMUM_KEPT = 256  # digests at once; a node pulls a few images at a time
 _FIRST_LOOK, _LOOK = 0.002, 0.02
 # Seconds from our 404 until the coordinators hear that we do as told: containerd has the word first. What is
 # small is mostly committed by then, which they hear of instead.
-_FIRST_WORD, _FIRST_WORD_OF_SMALL = 0.01, 0.05
+_FIRST_WORD, _FIRST_WORD_OF_SMALL = 0.02, 0.05
 _LONGEST_LOOK = 0.25
 _GRACE = 30.0  # seconds for which an ingest that does not grow any more is still watched
 # Seconds that the store's index may be behind a commit: others are told only of what they will be given.

@@ -151,7 +151,7 @@ async def test_what_containerd_writes_is_led(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize(
     ("total", "unasked", "told"),
-    [(100, False, [(0.05, 50)]), (10 * SMALL_BLOB_SIZE, False, [(0.0, 50)]), (100, True, [(0.01, 50)])],
+    [(100, False, [(0.05, 50)]), (10 * SMALL_BLOB_SIZE, False, [(0.0, 50)]), (100, True, [(0.02, 50)])],
     ids=["small", "large", "unasked"],
 )
 async def test_when_the_coordinators_hear_of_a_lead(

@@ -14,7 +14,7 @@ from peili.oci.digest import Digest
 
 # containerd's file, its metadata and its events about one change come so close to each other: one look serves them
 # all, and while containerd pulls an image there is no need to be in its way.
-SETTLE_SECONDS = 0.01
+SETTLE_SECONDS = 0.03
 RELIST_SECONDS = 1.0  # a burst of events causes one walk, this long after the first of them
 COLLECTED_SECONDS = 10.0  # after a removal containerd's garbage collection has run by then
 INTERVAL_SECONDS = 300.0  # between walks when nothing happens
