@@ -242,8 +242,7 @@ class Connection:
                 self.yamux.go_away(GO_AWAY_PROTOCOL_ERROR)
                 raise
             finally:
-                if self.yamux.has_output or self._line.has_output:
-                    self.wake_writer()
+                self.wake_writer()
             plaintext = await self._line.receive()
             self.keepalive.heard(trio.current_time())
 

@@ -153,7 +153,7 @@ class Links:
             return known
         try:
             with trio.fail_after(REACH_TIMEOUT):
-                link = self.get(contact.id) or await self._dial(contact, insist=insist)
+                link = known or await self._dial(contact, insist=insist)
                 await link.greeted.wait()
         except trio.TooSlowError as error:
             raise PeerFailed(f"not connected and identified within {REACH_TIMEOUT:g} s") from error
