@@ -37,6 +37,7 @@ class FollowSettings:
     longest_stall: float = 6.0
     suspicion: float = 0.4  # without a byte: ask the coordinator, which knows whether the source is alive
     renew_interval: float = 0.5
+    committed_renew_interval: float = 1.0  # of who follows a node that has all of it: little is to be found out
     manifest_wait: float = 0.3
     entry_lifetime: float = 5.0  # without a Renew, beyond the interval that it was told
     committed_lifetime: float = 120.0  # after which the provider records have to tell of it

@@ -169,7 +169,10 @@ class Swarm:
         """Seconds until its next Renew: the more nodes, the rarer, but leads always often."""
         if entry.role is Role.LEADING:
             return self.settings.renew_interval
-        return max(self.settings.renew_interval, min(len(self.entries) / _REPORTS_AT_ONCE, LONGEST_INTERVAL))
+        source = self.entries.get(entry.source)
+        committed = source is not None and source.role is Role.COMMITTED
+        shortest = self.settings.committed_renew_interval if committed else self.settings.renew_interval
+        return max(shortest, min(len(self.entries) / _REPORTS_AT_ONCE, LONGEST_INTERVAL))
 
     def is_alive(self, entry: Entry, now: float) -> bool:
         """Whether it was heard of lately. A committed one is taken to be there until somebody says otherwise."""

@@ -7,8 +7,9 @@ from typing import Protocol
 import trio
 
 from peili.http.errors import SourceEnded, SourceStalled
+from peili.http.send_file import send_file
 from peili.http.stall import StallWatch
-from peili.http.transfer import Account, send_file
+from peili.http.transfer import Account
 
 
 class GrowingSource(Protocol):

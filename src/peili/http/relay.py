@@ -9,7 +9,7 @@ of the source is told, and the caller can go on from another source at exactly t
 from __future__ import annotations
 
 import contextlib
-import errno
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -18,13 +18,13 @@ import trio
 from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SourceEnded, SourceStalled
 from peili.http.pace import FAST_BYTES, Pace
+from peili.http.pump import Lend
+from peili.http.relay_job import HOLD, NO_SPLICE, QUIET, RelayJob
 from peili.http.source import Source
 from peili.http.stages import PutBy, Stage, StagePool, Way
 from peili.http.stall import LOW_WATER, LOW_WATER_PATIENCE, StallWatch, next_low_water
 from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
 
-# What splice says where these two descriptors cannot be spliced (splice(2)).
-_NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 # With less room than this the sink is waited for. To wait is also what makes the kernel enlarge the send buffer of
 # a reader that is fast (tcp_new_space).
 _ROOM: Final = 64 * 1024
@@ -32,8 +32,6 @@ _ROOM: Final = 64 * 1024
 _LEAST: Final = 16 * 1024
 # Seconds of waiting for a sink that say that it is the slow one.
 _WAIT: Final = 0.1
-# Seconds that a sink may take nothing before it is slow, and its stage is given to others.
-_HOLD: Final = 0.3
 
 
 class Relay:
@@ -51,8 +49,14 @@ class Relay:
         pool: StagePool,
         pace: Pace,
         room: Callable[[], int],
+        lend: Callable[[], Lend | None] = lambda: None,
     ) -> None:
-        """`room`: how many bytes the sink's socket takes now, about. `account` tells `pace`, too."""
+        """`room`: how many bytes the sink's socket takes now, about. `account` tells `pace`, too.
+
+        `lend`: the way to the pump, where there is one by now; it accounts for what it moves.
+        """
+        self._lend = lend
+        self._plain = False  # the next turn is one without the pump
         self._pace = pace
         self._room = room
         self._source = source
@@ -80,7 +84,11 @@ class Relay:
         try:
             await self._send_buffered()
             while self.moved < self._count:
-                self._fill(await self._find_room())
+                if (pump := self._way_to_pump()) is not None:
+                    await self._be_pumped(pump)
+                else:
+                    self._fill(await self._find_room())
+                    self._plain = False
                 await self._drain()
                 if self._ended:
                     raise SourceEnded(self._ended, self.moved)
@@ -103,6 +111,39 @@ class Relay:
 
         if buffered := self._source.buffered[: self._count]:
             await send_all(self._sink, buffered, account, self._write_timeout)
+
+    def _way_to_pump(self) -> Lend | None:
+        if self._plain or self._copying or self._pending or self._count - self.moved < CHUNK:
+            return None
+        return self._lend()
+
+    async def _be_pumped(self, lend: Lend) -> None:
+        """Have the pump move bytes until something is unusual, which the next turn, a plain one, deals with."""
+        self._release()
+        job = RelayJob(
+            self._source,
+            self._sink,
+            self._count - self.moved,
+            self._pool,
+            low_water=self._low_water,
+            now=time.monotonic(),
+        )
+        self._plain = True
+        try:
+            if not await lend(job):
+                return
+        finally:
+            self.moved += job.moved
+            self._stage = job.stage
+        self._watch.arrived(job.moved)
+        if job.quiet:
+            self._watch.waited(QUIET)
+        if job.ended:
+            self._end(job.ended)
+        self._copying = job.no_splice
+        self._low_water, self._filled_at = job.low_water, trio.current_time()
+        self._dry = job.quiet
+        self._since_turn = 0
 
     async def _find_room(self) -> int:
         """How many bytes to take from the source at most; waits until the sink takes some."""
@@ -144,7 +185,7 @@ class Relay:
         except BlockingIOError:
             return 0
         except OSError as error:
-            if error.errno in _NO_SPLICE and not self._copying and not stage.pending:
+            if error.errno in NO_SPLICE and not self._copying and not stage.pending:
                 self._copying = True  # from the next turn on
             else:
                 self._end(f"the source's connection broke: {error.strerror}")
@@ -181,7 +222,7 @@ class Relay:
     async def _wait_for_sink(self, stage: Stage) -> None:
         """Wait until the sink takes bytes; one that is slow to do so leaves the stage to others meanwhile."""
         deadline = trio.current_time() + self._write_timeout
-        with trio.move_on_after(_HOLD):
+        with trio.move_on_after(HOLD):
             await trio.lowlevel.wait_writable(self._sink)
             return
         self._stage = self._pool.put_by(stage)

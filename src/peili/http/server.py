@@ -17,6 +17,7 @@ from peili.http.connection import Connection, Handler, OnError, Tally, close, li
 from peili.http.exchange import Exchange
 from peili.http.limits import Limits, ServerStatistics
 from peili.http.message import Headers, Request, SocketAddress
+from peili.http.pump import Pump
 from peili.http.sink import UNSENT_LOW_WATER, Sink, set_unsent_low_water
 from peili.http.stages import StagePool
 
@@ -55,7 +56,7 @@ class Server:
         self._handler = handler
         self._limits = limits
         self._on_error = on_error or _log_error
-        self._pool = StagePool()
+        self._pool = StagePool(pump=Pump())
         self._tally = Tally()
         self._listeners: list[trio.SocketListener] = []
         self._connections: set[Connection] = set()

@@ -6,6 +6,7 @@ import fcntl
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -15,10 +16,12 @@ import trio
 from peili.http.errors import SinkClosed
 from peili.http.growing import GrowingSend, GrowingSource
 from peili.http.pace import Pace
+from peili.http.pump import Job, Lend, PumpUnavailable
 from peili.http.relay import Relay
+from peili.http.send_file import send_file
 from peili.http.source import Source
 from peili.http.stages import StagePool
-from peili.http.transfer import Data, send_all, send_file
+from peili.http.transfer import Data, send_all
 
 # What a socket holds (SO_MEMINFO of Linux, include/uapi/linux/sock_diag.h): nine numbers, of which these are the
 # size of its send buffer and what is in it, both with the kernel's own overhead.
@@ -48,7 +51,18 @@ class Sink:
     given to the socket. After a SinkClosed nothing more can be written.
     """
 
-    __slots__ = ("_closed", "_pace", "_pool", "_socket", "_write_timeout", "length", "remaining")
+    __slots__ = (
+        "_closed",
+        "_counted",
+        "_job",
+        "_moved_at",
+        "_pace",
+        "_pool",
+        "_remaining",
+        "_socket",
+        "_write_timeout",
+        "length",
+    )
 
     def __init__(self, sock: trio.socket.SocketType, length: int, *, write_timeout: float, pool: StagePool) -> None:
         self._socket = sock
@@ -56,8 +70,27 @@ class Sink:
         self._pool = pool
         self._closed = False
         self._pace = Pace(trio.current_time())
+        self._job: Job | None = None  # what the pump moves now
+        self._counted = 0  # bytes of it that were counted already
+        self._remaining = length
+        self._moved_at = trio.current_time()
         self.length = length
-        self.remaining = length
+
+    @property
+    def remaining(self) -> int:
+        """How many promised bytes the socket has not been given yet."""
+        self._count_job()
+        return self._remaining
+
+    @remaining.setter
+    def remaining(self, count: int) -> None:
+        self._remaining = count
+
+    @property
+    def moved_at(self) -> float:
+        """When the socket took the last bytes, or the answer began; by trio's clock."""
+        self._count_job()
+        return self._moved_at
 
     async def write(self, data: Data) -> None:
         """Send bytes from memory; raise SinkClosed, or ValueError where the answer has no room for so many."""
@@ -72,7 +105,9 @@ class Sink:
         """
         self._check(count)
         with self._closing():
-            await send_file(self._socket.fileno(), fileno, offset, count, self._account, self._write_timeout)
+            await send_file(
+                self._socket.fileno(), fileno, offset, count, self._account, self._write_timeout, self._lend
+            )
 
     async def send_growing(self, source: GrowingSource, offset: int, count: int, *, stall_timeout: float) -> None:
         """Send `count` bytes from `offset` of a file that still grows: what is there, then what arrives.
@@ -116,6 +151,7 @@ class Sink:
                 pool=self._pool,
                 pace=self._pace,
                 room=self.room,
+                lend=self._lend,
             )
             return await relay.run()
 
@@ -135,9 +171,34 @@ class Sink:
         poll.register(self._socket.fileno(), select.POLLOUT)
         return not poll.poll(0)
 
-    def _account(self, count: int) -> None:
-        self.remaining -= count
-        if self._pace.took(count, trio.current_time()):
+    def _lend(self) -> Lend | None:
+        """What gives a job to the pump, and counts what it moves; None while the reader is not a fast one."""
+        return self._pump if self._pace.fast and self._pool.pump is not None else None
+
+    async def _pump(self, job: Job) -> bool:
+        """Have it moved; False where that cannot be, and nothing was."""
+        assert self._pool.pump is not None
+        self._job, self._counted = job, 0
+        try:
+            await self._pool.pump.run(job)
+        except PumpUnavailable:
+            return False
+        finally:
+            self._count_job()
+            self._job = None
+        return True
+
+    def _count_job(self) -> None:
+        if self._job is not None:
+            more = self._job.moved - self._counted
+            self._counted += more
+            if more:
+                self._account(more, time.monotonic() - self._job.moved_at)
+
+    def _account(self, count: int, seconds_ago: float = 0.0) -> None:
+        self._remaining -= count
+        self._moved_at = trio.current_time() - seconds_ago
+        if self._pace.took(count, self._moved_at):
             set_unsent_low_water(self._socket, UNSENT_LOW_WATER_FAST)
 
     @contextmanager

@@ -19,12 +19,12 @@ class Source:
     Owned by its Response. `remaining` counts exactly the bytes not yet taken, buffered ones included.
     """
 
-    __slots__ = ("_buffer", "_low_water", "_socket", "failed", "remaining")
+    __slots__ = ("_buffer", "_socket", "failed", "low_water", "remaining")
 
     def __init__(self, sock: trio.socket.SocketType, buffered: bytes, length: int) -> None:
         self._socket = sock
         self._buffer = memoryview(buffered)[:length]
-        self._low_water = 1
+        self.low_water = 1  # see set_low_water
         self.remaining = length
         self.failed = False  # the connection ended or broke in the middle of the body
 
@@ -51,9 +51,9 @@ class Source:
     def set_low_water(self, count: int) -> None:
         """Be readable only when this many bytes are there, or the end (SO_RCVLOWAT, socket(7))."""
         wanted = max(1, min(count, self.remaining))
-        if wanted != self._low_water:
+        if wanted != self.low_water:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wanted)
-            self._low_water = wanted
+            self.low_water = wanted
 
     def let_run_ahead(self) -> None:
         """Our reader is fast: the peer may send far ahead of it from now on."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import threading
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import ClassVar, Final, Protocol
+
+from peili.http.pump import Pump
 
 PIPE_SIZE: Final = 1024 * 1024  # measured on loopback: 0.36 to 0.4 CPU s/GB; 256 KiB cost 0.46
 PIPES: Final = 48  # of that size they stay below those 16,384 pages
@@ -160,10 +163,13 @@ class PutBy(CopyStage):
 class StagePool:
     """Lends stages: pipes while there are some, buffers beyond that; counts what went through them.
 
-    Not for several threads.
+    For several threads: the pump's and trio's.
     """
 
-    def __init__(self, pipes: int = PIPES) -> None:
+    def __init__(self, pipes: int = PIPES, *, pump: Pump | None = None) -> None:
+        """`pump`: who moves the bytes of fast transfers; without one they are moved on trio's loop, too."""
+        self.pump = pump
+        self._lock = threading.Lock()
         self._maximum = pipes
         self._pipes = 0
         self._copies = 0
@@ -179,7 +185,8 @@ class StagePool:
 
     def count(self, way: Way, count: int) -> None:
         """So many bytes more have come into a sink."""
-        self._relayed[way] += count
+        with self._lock:
+            self._relayed[way] += count
 
     @property
     def pipes(self) -> int:
@@ -193,10 +200,11 @@ class StagePool:
 
     def acquire(self, *, copying: bool = False) -> Stage:
         """An empty stage; `copying`: a buffer in any case. Give it back with `release`."""
-        if not copying and (pipe := self._pipe()) is not None:
-            return pipe
-        self._copies += 1
-        return CopyStage(COPY_BUFFER_SIZE if self._copies <= LARGE_COPY_BUFFERS else SMALL_COPY_BUFFER_SIZE)
+        with self._lock:
+            if not copying and (pipe := self._pipe()) is not None:
+                return pipe
+            self._copies += 1
+            return CopyStage(COPY_BUFFER_SIZE if self._copies <= LARGE_COPY_BUFFERS else SMALL_COPY_BUFFER_SIZE)
 
     def put_by(self, stage: Stage) -> Stage:
         """Take a stage back from who waits for a sink; its bytes stay, in a buffer of their size.
@@ -207,25 +215,29 @@ class StagePool:
             return stage
         kept = PutBy(stage.take_out())
         self.release(stage)
-        self._put_by += 1
-        self._put_by_bytes += kept.size
+        with self._lock:
+            self._put_by += 1
+            self._put_by_bytes += kept.size
         return kept
 
     def release(self, stage: Stage) -> None:
         """Take a stage back. One that still holds bytes is closed, never lent again."""
-        if isinstance(stage, PutBy):
-            self._put_by -= 1
-            self._put_by_bytes -= stage.size
-        elif not isinstance(stage, PipeStage):
-            self._copies -= 1
-        elif stage.pending:
-            self._pipes -= 1
-            stage.close()
-        else:
-            self._idle.append(stage)
+        with self._lock:
+            if isinstance(stage, PutBy):
+                self._put_by -= 1
+                self._put_by_bytes -= stage.size
+            elif not isinstance(stage, PipeStage):
+                self._copies -= 1
+            elif stage.pending:
+                self._pipes -= 1
+                stage.close()
+            else:
+                self._idle.append(stage)
 
     def close(self) -> None:
-        """Close the idle pipes; those that are out are closed or kept by `release` as ever."""
+        """Close the pump and the idle pipes; those that are out are closed or kept by `release` as ever."""
+        if self.pump is not None:
+            self.pump.close()
         while self._idle:
             self._pipes -= 1
             self._idle.pop().close()

@@ -30,8 +30,10 @@ from peili.routing.protocol import Coordination
 
 # The relay's own limit; SourceChoice judges stalls, because it knows how deep in the tree this node is.
 _RELAY_STALL = 60.0
-# Progress is looked at this often, so that a stall is noticed in time, in seconds.
-_LOOK = 0.2
+# The first bytes are looked for this often, so that those who wait for a slot learn of them, in seconds.
+_LOOK_FIRST = 0.2
+# The same later: when the last bytes came is known exactly, so that a stall is noticed in time.
+_LOOK = 0.5
 # The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
 _LOOK_FULL = 2.0
 
@@ -98,7 +100,7 @@ class HeldResponse:
         self._ending = Ending()
         self._hold = 0
         self._nursery: trio.Nursery | None = None
-        self._look = _LOOK
+        self._look = _LOOK_FIRST
 
     async def run(self) -> Ending:
         """Feed the response until it is whole, or nobody can. Raise SinkClosed."""
@@ -157,13 +159,14 @@ class HeldResponse:
         if self._sink is None:
             return
         offset = self._total - self._sink.remaining
-        if offset > self._first:
+        grown = offset > self._first
+        if grown:
             self._tree.slots.grew(self._hold)
-        self._choice.grew(offset, now)
+        self._choice.grew(offset, self._sink.moved_at)
         full = self._relayed is not None and self._sink.is_full()
         if full or self._look == _LOOK_FULL:  # it was full until a moment ago, and what is there has yet to flow
             self._choice.excused(now)
-        self._look = _LOOK_FULL if full else _LOOK
+        self._look = _LOOK_FULL if full else _LOOK if grown else _LOOK_FIRST
 
     async def _ask(self, ask: Ask) -> None:
         answer: Answer | None = await self._tree.coordination.ask(ask)

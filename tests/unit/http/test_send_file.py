@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from peili.http import transfer
+from peili.http import page_cache, send_file
 from peili.http.errors import SinkClosed
 from peili.http.sink import Sink
 from peili.http.stages import StagePool
@@ -57,34 +57,34 @@ async def test_a_part_of_a_file_arrives(file: int, offset: int, count: int) -> N
 
 async def test_a_cold_file_is_read_in_a_thread_and_arrives(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
     trips: list[int] = []
-    real = transfer._read_ahead
+    real = page_cache._read_ahead
 
     def note(file: int, offset: int, end: int) -> None:
         trips.append(offset)
         real(file, offset, end)
 
-    monkeypatch.setattr(transfer, "_read_ahead", note)
-    monkeypatch.setattr(transfer, "is_cached", lambda *_: False)
+    monkeypatch.setattr(page_cache, "_read_ahead", note)
+    monkeypatch.setattr(page_cache, "is_cached", lambda *_: False)
     assert await received(file, 0, len(DATA)) == DATA
-    assert trips == [0, transfer.COLD_CHUNK, 2 * transfer.COLD_CHUNK]
+    assert trips == [0, page_cache.COLD_CHUNK, 2 * page_cache.COLD_CHUNK]
 
 
 async def test_what_was_just_written_is_cached_and_what_was_dropped_is_not(file: int) -> None:
-    if not transfer.is_cached(file, 0, len(DATA)):
+    if not page_cache.is_cached(file, 0, len(DATA)):
         pytest.skip("this file system cannot tell what is cached (preadv2, RWF_NOWAIT)")
-    assert transfer.is_cached(file, 0, 1)
+    assert page_cache.is_cached(file, 0, 1)
     os.fsync(file)
     os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-    assert not transfer.is_cached(file, 0, len(DATA))
+    assert not page_cache.is_cached(file, 0, len(DATA))
     assert await received(file, 0, len(DATA)) == DATA
-    assert transfer.is_cached(file, 0, len(DATA))
+    assert page_cache.is_cached(file, 0, len(DATA))
 
 
 async def test_where_sendfile_does_not_work_bytes_are_copied(file: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_sendfile(*_: int) -> int:
         raise OSError(errno.EINVAL, "Invalid argument")
 
-    monkeypatch.setattr(transfer, "_sendfile", no_sendfile)
+    monkeypatch.setattr(send_file, "_sendfile", no_sendfile)
     assert await received(file, 3, 5_000_000) == DATA[3:5_000_003]
 
 

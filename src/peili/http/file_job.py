@@ -1,0 +1,58 @@
+"""What the pump moves from a file into a client's socket."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import Final
+
+from peili.http.page_cache import STRETCH, is_cached
+from peili.http.pump import Job
+
+HOLD: Final = 5.0  # seconds that a sink may take nothing; nothing else is held for it
+_CHUNK: Final = 1024 * 1024  # bytes of a turn
+
+
+class FileJob(Job):
+    """From an open file into a sink, as long as that needs no disk.
+
+    `cold` says at the end that the next bytes are not in memory. What else was unusual (a sink that took nothing
+    for HOLD seconds, or is closed, or a file that is too short) shows itself again to whoever goes on.
+    """
+
+    def __init__(self, sink: int, file: int, offset: int, count: int, *, warm_until: int) -> None:
+        """`warm_until`: what comes before this offset is known to be in memory."""
+        super().__init__((sink, select.EPOLLOUT))
+        self._sink = sink
+        self._file = file
+        self._at = offset
+        self._end = offset + count
+        self._warm_until = warm_until
+        self._blocked_at = 0.0
+        self.cold = False
+
+    def is_due(self, now: float) -> bool:
+        """The sink has been full for too long."""
+        return self._blocked_at > 0 and now - self._blocked_at > HOLD
+
+    def turn(self, now: float) -> bool:
+        """Send as much as the sink takes, up to _CHUNK."""
+        if self._at >= self._warm_until:
+            wanted = min(STRETCH, self._end - self._at)
+            if not is_cached(self._file, self._at, wanted):
+                self.cold = True
+                return False
+            self._warm_until = self._at + wanted
+        try:
+            sent = os.sendfile(self._sink, self._file, self._at, min(_CHUNK, self._warm_until - self._at))
+        except BlockingIOError:
+            self._blocked_at = self._blocked_at or now
+            return not self.is_due(now)
+        except OSError:
+            return False
+        # From now on it waits for the sink; a level-triggered wait returns at once where that takes more.
+        self._blocked_at = now
+        self._at += sent
+        self.moved_at = now
+        self.moved += sent
+        return sent > 0 and self._at < self._end
