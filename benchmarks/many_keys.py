@@ -14,7 +14,7 @@ from benchmarks.peilis import UNLIMITED, Cluster, Peili
 from benchmarks.stores import Content
 from peili.kademlia.republish import REPUBLISH_INTERVAL
 from tests.integration.lab.containerd import Containerd
-from tests.integration.lab.waiting import wait_until
+from tests.integration.lab.waiting import NotInTime, wait_until
 
 NODES = 21  # so that every node keeps the records of all others (k is 20)
 IMAGES = 1000  # of a node
@@ -121,7 +121,11 @@ def _starts(bench: Bench, node: Peili, kind: str, images: int) -> Iterator[Figur
         node.stop()
         started = time.monotonic()
         node.start()
-        wait_until(node.ready, "ready again", 60.0)
+        try:
+            wait_until(node.ready, "ready again", 60.0)
+        except NotInTime:
+            bench.say(node.says())
+            raise
         times.append(time.monotonic() - started)
         bench.say(f"ready after {times[-1]:.2f} s")
     yield Figure(f"start to ready with {images:,} images", "s", tuple(times), Goal(START), note=kind)

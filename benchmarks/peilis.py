@@ -28,6 +28,7 @@ READY_TIMEOUT = 60.0  # seconds
 SHARE_TIMEOUT = 600.0  # seconds until all keys are told to all peers
 UNLIMITED = ("--max-uploads=0",)  # one peer asks such a holder for everything; by default it gets 32 large bodies
 _ASK_TIMEOUT = 10.0  # seconds
+_SAID = 4000  # characters of an answer or a log
 
 
 class Peili:
@@ -75,6 +76,15 @@ class Peili:
     def wait_ready(self) -> None:
         """Wait for that."""
         wait_until(self.ready, f"{self.host} ready", READY_TIMEOUT)
+
+    def says(self) -> str:
+        """What it answers to who asks whether it is ready, and the end of its log: for who waits in vain."""
+        try:
+            status, body = self.operations("/readyz")
+            answer = f"{status} {body.decode(errors='replace')}"
+        except OSError as error:
+            answer = repr(error)
+        return f"{self.host}: {answer[:_SAID]}\n{self.log.read_text(errors='replace')[-_SAID:]}"
 
     def operations(self, path: str) -> tuple[int, bytes]:
         """Ask the operations endpoint; raise OSError."""
