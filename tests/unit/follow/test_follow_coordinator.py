@@ -74,6 +74,15 @@ def test_who_waits_for_its_reader_is_asked_to_tell_so_rarely_and_is_known_as_lon
     assert table.statistics().entries == 0
 
 
+def test_who_follows_a_node_that_has_all_of_it_tells_its_progress_half_as_often() -> None:
+    table = Coordinator(SETTINGS)
+    table.provided(KEY, [A], 0.0)
+    assert first(table.join(B, join(), 0.0)) == A
+    assert first(table.join(C, join(), 0.0)) in (A, B)
+    assert table.renew(B, renew(50 * MB, A), 0.5) == Keep(1, 1000)
+    assert table.renew(C, renew(50 * MB, B), 0.5) == Keep(2, 500)
+
+
 def test_the_first_leads_and_the_next_ones_follow_each_other() -> None:
     table = Coordinator(SETTINGS)
     assert table.join(A, join(), 0.0) == Lead(3000, sole=True)
