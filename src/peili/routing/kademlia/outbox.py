@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -18,20 +17,9 @@ from peili.routing.kademlia.links import Link, Links, PeerFailed
 
 TELL_TIMEOUT: Final = 5.0  # seconds for one batch
 PARALLEL_TELLS: Final = 16
-# For how long keys that we provide gather before they are told, in seconds. While an image is pulled one message
-# tells of several of its blobs, and is less in their way; coordinators hear of each of them at once by other words.
-GATHER: Final = 0.2
 MOST_PENDING: Final = 50_000  # keys over all peers; the sweep waits above it
 
 Resolve = Callable[[bytes], Contact | None]
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What one peer is to hear."""
-
-    keys: dict[bytes, bool] = field(default_factory=dict)  # whether we provide it
-    urgent: trio.Event = field(default_factory=trio.Event)  # set by what cannot wait
 
 
 class Outbox:
@@ -41,47 +29,41 @@ class Outbox:
         self._knowledge = knowledge
         self._links = links
         self._own_contact = own_contact
-        self._pending: dict[bytes, _Pending] = {}  # by the peer's id
+        self._pending: dict[bytes, dict[bytes, bool]] = {}  # peer -> key -> provided (or withdrawn)
         self._count = 0
         self._turns = trio.CapacityLimiter(PARALLEL_TELLS)
         self._room = trio.Event()
         self.nursery: trio.Nursery | None = None  # the router's, while it runs
 
     def tell(self, contact: Contact, keys: Iterable[bytes], *, provided: bool) -> None:
-        """Tell this peer in the background that we provide these keys, or, at once, that we no longer do."""
+        """Tell this peer in the background that we provide these keys, or no longer do."""
         if self.nursery is None:
             return
         pending = self._pending.get(contact.id)
         if pending is None:
-            pending = self._pending[contact.id] = _Pending()
+            pending = self._pending[contact.id] = {}
             self.nursery.start_soon(self._drain, contact, pending)
-        before = len(pending.keys)
+        before = len(pending)
         for key in keys:
-            pending.keys.pop(key, None)  # it goes to the end of the order
-            pending.keys[key] = provided
-        self._count += len(pending.keys) - before
-        if not provided or len(pending.keys) >= MAX_KEYS:
-            pending.urgent.set()
+            pending.pop(key, None)  # it goes to the end of the order
+            pending[key] = provided
+        self._count += len(pending) - before
 
     async def wait_room(self) -> None:
         """Wait until little enough is pending."""
         while self._count > MOST_PENDING:
             await self._room.wait()
 
-    async def _drain(self, contact: Contact, pending: _Pending) -> None:
+    async def _drain(self, contact: Contact, pending: dict[bytes, bool]) -> None:
         try:
-            while pending.keys:
-                with trio.move_on_after(GATHER):
-                    await pending.urgent.wait()
+            while pending:
                 async with self._turns:
-                    await self._send(contact, *self._next_batch(pending.keys))
-                if not pending.keys:
-                    pending.urgent = trio.Event()
+                    await self._send(contact, *self._next_batch(pending))
         except PeerFailed:
             # A peer that comes back is told everything anew, so nothing needs to be kept for it.
             self._knowledge.failed(contact.id)
         finally:
-            self._took(len(pending.keys))
+            self._took(len(pending))
             del self._pending[contact.id]
 
     def _next_batch(self, pending: dict[bytes, bool]) -> tuple[list[bytes], bool]:
