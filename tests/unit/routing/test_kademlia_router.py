@@ -12,9 +12,7 @@ from peili.kademlia.keyspace import kad_key, key_digest, position
 from peili.kademlia.message import Message, MessageType
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
-from peili.routing.kademlia import KademliaRouter, KademliaSettings, outbox
-from peili.routing.kademlia.links import Link
-from peili.routing.kademlia.outbox import Outbox
+from peili.routing.kademlia import KademliaRouter, KademliaSettings
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
 KEY = Key("sha256:" + "ab" * 32)
@@ -53,41 +51,6 @@ async def test_withdrawn_keys_are_gone_from_every_peer_at_once(cluster: Cluster)
         await until(lambda: all(running.router.statistics().records == 1 for running in (a, b)))
         assert await ports(a.router) == set()
         assert await ports(a.router, OTHER) == {5002}
-
-
-async def test_keys_provided_one_after_another_are_told_together(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told, send = [], Outbox._send_own
-
-    async def note(self: Outbox, link: Link, keys: list[bytes], provided: bool) -> None:
-        told.append(len(keys))
-        await send(self, link, keys, provided)
-
-    a, b = [await cluster.start(5000 + n) for n in range(2)]
-    await until(lambda: len(b.router.statistics().peers) == 1)
-    await trio.sleep(0.1)  # what it is greeted with is out
-    monkeypatch.setattr(Outbox, "_send_own", note)
-    for number in range(5):
-        await b.router.provide([Key("sha256:" + f"{number:02x}" * 32)])
-        await trio.sleep(0.02)
-    await until(lambda: a.router.statistics().records == 5)
-    assert told == [5]
-
-
-async def test_what_is_withdrawn_does_not_wait_for_keys_that_gather(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    a, b = [await cluster.start(5000 + n) for n in range(2)]
-    await b.router.provide([KEY])
-    await until(lambda: a.router.statistics().records == 1)
-    monkeypatch.setattr(outbox, "GATHER", 60.0)
-    await b.router.provide([OTHER])
-    await trio.sleep(0.05)
-    await b.router.stop_providing([KEY])
-    with trio.fail_after(1):
-        await until_found(a.router, {5001}, OTHER)
-        await until_found(a.router, set(), KEY)
 
 
 async def test_keys_taken_back_and_provided_again_are_found(cluster: Cluster) -> None:
