@@ -28,12 +28,11 @@ class FileJob(Job):
         self._at = offset
         self._end = offset + count
         self._warm_until = warm_until
-        self._blocked_at = 0.0
         self.cold = False
 
     def is_due(self, now: float) -> bool:
         """The sink has been full for too long."""
-        return self._blocked_at > 0 and now - self._blocked_at > HOLD
+        return now - self.moved_at > HOLD
 
     def turn(self, now: float) -> bool:
         """Send as much as the sink takes, up to _CHUNK."""
@@ -46,12 +45,9 @@ class FileJob(Job):
         try:
             sent = os.sendfile(self._sink, self._file, self._at, min(_CHUNK, self._warm_until - self._at))
         except BlockingIOError:
-            self._blocked_at = self._blocked_at or now
             return not self.is_due(now)
         except OSError:
             return False
-        # From now on it waits for the sink; a level-triggered wait returns at once where that takes more.
-        self._blocked_at = now
         self._at += sent
         self.moved_at = now
         self.moved += sent

@@ -35,7 +35,7 @@ class Job(ABC):
         """`wait_for`: a descriptor and its epoll events, at which a turn is due; a turn may change it."""
         self.wait_for = wait_for
         self.moved = 0  # bytes that the sink's socket has taken; may be read by any thread at any time
-        self.moved_at = 0.0  # when it took the last of them; the monotonic clock
+        self.moved_at = time.monotonic()  # when it took the last of them, or the job was made
         self.failure: Exception | None = None
 
     @abstractmethod

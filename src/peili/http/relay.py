@@ -120,6 +120,7 @@ class Relay:
     async def _be_pumped(self, lend: Lend) -> None:
         """Have the pump move bytes until something is unusual, which the next turn, a plain one, deals with."""
         self._release()
+        self._let_run_ahead()
         job = RelayJob(
             self._source,
             self._sink,
@@ -238,7 +239,11 @@ class Relay:
         if not self._pace.fast and self._flow >= FAST_BYTES:
             self._pace.flowed(trio.current_time())
         self._account(count)
-        if self._pace.fast and not self._runs_ahead:
+        if self._pace.fast:
+            self._let_run_ahead()
+
+    def _let_run_ahead(self) -> None:
+        if not self._runs_ahead:
             self._runs_ahead = True
             self._source.let_run_ahead()
 

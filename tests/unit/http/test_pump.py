@@ -10,7 +10,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +18,9 @@ import pytest
 import trio
 
 from peili.http import file_job, page_cache, pump
+from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
+from peili.http.file_job import FileJob
 from peili.http.pump import Job, Pump, PumpUnavailable
 from peili.http.sink import Sink
 from peili.http.source import Source
@@ -415,6 +417,45 @@ async def test_a_reader_that_takes_nothing_of_a_file_is_given_up(
         with pytest.raises(SinkClosed, match="took nothing"):
             await sink.send_file(file, 0, len(DATA))
         assert 0 < sink.remaining < len(DATA)
+
+
+async def test_a_reader_that_has_stopped_before_the_first_turn_is_given_up(
+    file: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_job, "HOLD", 0.2)
+    async with a_line() as line:
+        for _ in range(20):  # the kernel moves what is written on into the reader's socket, a while later
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(line.sink_end.fileno(), DATA[:MEGABYTE])
+            await trio.sleep(0.02)
+        job = FileJob(line.sink_end.fileno(), file, 0, len(DATA), warm_until=len(DATA))
+        await line.pump.run(job)
+        assert (job.moved, job.cold) == (0, False)
+
+
+async def test_a_second_source_for_a_fast_reader_may_send_far_ahead_from_the_start() -> None:
+    async with a_line() as line, trio.open_nursery() as nursery:
+        sink, reader = sink_of(line, 2 * len(DATA)), Reader(line.reader)
+        other, other_end = await tcp_pair()
+        nursery.start_soon(reader.run)
+        nursery.start_soon(send, line.peer, DATA)
+        await sink.relay(Source(line.source_end, b"", len(DATA)), len(DATA), stall_timeout=10)
+        before = other_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        other_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_RECEIVE_BUFFER)
+        small = other_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        assert small != before
+
+        async def look() -> None:
+            await pumped(line)
+            assert other_end.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) > small
+            await send(other, DATA)
+
+        nursery.start_soon(look)
+        await sink.relay(Source(other_end, b"", len(DATA)), len(DATA), stall_timeout=10)
+        nursery.cancel_scope.cancel()
+        other.close()
+        other_end.close()
 
 
 async def test_many_at_once_share_one_thread_and_few_pipes() -> None:
