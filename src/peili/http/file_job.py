@@ -8,9 +8,9 @@ from typing import Final
 
 from peili.http.page_cache import STRETCH, is_cached
 from peili.http.pump import Job
+from peili.http.transfer import CHUNK
 
 HOLD: Final = 5.0  # seconds that a sink may take nothing; nothing else is held for it
-_CHUNK: Final = 1024 * 1024  # bytes of a turn
 
 
 class FileJob(Job):
@@ -35,7 +35,7 @@ class FileJob(Job):
         return now - self.moved_at > HOLD
 
     def turn(self, now: float) -> bool:
-        """Send as much as the sink takes, up to _CHUNK."""
+        """Send as much as the sink takes, up to CHUNK."""
         if self._at >= self._warm_until:
             wanted = min(STRETCH, self._end - self._at)
             if not is_cached(self._file, self._at, wanted):
@@ -43,7 +43,7 @@ class FileJob(Job):
                 return False
             self._warm_until = self._at + wanted
         try:
-            sent = os.sendfile(self._sink, self._file, self._at, min(_CHUNK, self._warm_until - self._at))
+            sent = os.sendfile(self._sink, self._file, self._at, min(CHUNK, self._warm_until - self._at))
         except BlockingIOError:
             return not self.is_due(now)
         except OSError:

@@ -14,14 +14,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import trio
 
 # How often jobs whose descriptors say nothing are looked at, in seconds.
 _TICK: Final = 0.1
-_CLOSE_TIMEOUT: Final = 5.0  # seconds; a turn never waits, so only a machine that stands still needs any
+_CLOSE_TIMEOUT: Final = 5.0  # seconds; a turn waits for nothing but a page that was evicted a moment ago
 
 
 class PumpUnavailable(Exception):
@@ -52,7 +52,7 @@ Lend = Callable[[Job], Awaitable[bool]]
 
 
 class Pump:
-    """Runs jobs in one thread, which begins with the first of them. All methods are for trio's thread."""
+    """Runs jobs in one thread, which begins with the first of them. Its public methods are for trio's thread."""
 
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
@@ -112,15 +112,17 @@ class Pump:
             os.eventfd_write(self._wake, 1)
 
     def _start(self) -> None:
-        if self._epoll is None:
-            self._epoll = select.epoll()
-        if self._wake < 0:
-            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-            self._epoll.register(self._wake, select.EPOLLIN)
-        self._token = trio.lowlevel.current_trio_token()
-        thread = threading.Thread(target=self._work, args=(self._epoll,), name="peili-pump", daemon=True)
-        thread.start()
-        self._thread = thread
+        """All that the thread needs, or nothing; raise OSError, RuntimeError."""
+        with ExitStack() as undo:
+            epoll = undo.enter_context(select.epoll())
+            wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            undo.callback(os.close, wake)
+            epoll.register(wake, select.EPOLLIN)
+            self._epoll, self._wake, self._token = epoll, wake, trio.lowlevel.current_trio_token()
+            thread = threading.Thread(target=self._work, args=(epoll,), name="peili-pump", daemon=True)
+            thread.start()
+            self._thread = thread
+            undo.pop_all()
 
     def _work(self, epoll: select.epoll) -> None:
         look_at = 0.0

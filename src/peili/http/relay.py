@@ -9,7 +9,6 @@ of the source is told, and the caller can go on from another source at exactly t
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -121,14 +120,8 @@ class Relay:
         """Have the pump move bytes until something is unusual, which the next turn, a plain one, deals with."""
         self._release()
         self._let_run_ahead()
-        job = RelayJob(
-            self._source,
-            self._sink,
-            self._count - self.moved,
-            self._pool,
-            low_water=self._low_water,
-            now=time.monotonic(),
-        )
+        left = self._count - self.moved
+        job = RelayJob(self._source, self._sink, left, self._pool, low_water=self._low_water)
         self._plain = True
         try:
             if not await lend(job):

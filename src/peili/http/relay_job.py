@@ -24,28 +24,25 @@ _NEAR: Final = 0.25
 class RelayJob(Job):
     """From a source into a sink through stages of the pool, until `count` bytes are there or something is unusual.
 
-    At the end at most one of these says what was: `ended` (why the source gives no more), `quiet` (it brought next
-    to nothing for QUIET seconds), `full` (the sink took nothing for HOLD seconds), `no_splice` (nor will it). A
-    sink that is closed says so again to whoever goes on. `stage` is the caller's then, with what the sink has not
-    taken.
+    These say at the end what was: `ended` (why the source gives no more), `quiet` (it brought next to nothing for
+    QUIET seconds), `no_splice` (nor will it). A sink that took nothing for HOLD seconds, or is closed, shows itself
+    again to whoever goes on. `stage` is the caller's then, with what the sink has not taken.
     """
 
-    def __init__(
-        self, source: Source, sink: int, count: int, pool: StagePool, *, low_water: int, now: float
-    ) -> None:
-        """`low_water`: to begin with; `now`: of the monotonic clock."""
+    def __init__(self, source: Source, sink: int, count: int, pool: StagePool, *, low_water: int) -> None:
+        """`low_water`: to begin with."""
         super().__init__((source.fileno, select.EPOLLIN))
         self._source = source
         self._sink = sink
         self._left = count  # bytes to take
         self._pool = pool
-        self._filled_at = self._window_at = now
+        self._filled_at = self._window_at = self.moved_at
         self._window = 0  # bytes of it
         self._blocked_at = 0.0
         self.low_water = low_water
         self.stage: Stage | None = None
         self.ended = ""
-        self.quiet = self.full = self.no_splice = False
+        self.quiet = self.no_splice = False
 
     def is_due(self, now: float) -> bool:
         """Bytes that are fewer than the mark have waited long enough, or the sink has been full for too long."""
@@ -88,7 +85,7 @@ class RelayJob(Job):
         return taken
 
     def _drain(self, now: float) -> bool:
-        """Whether all of it is in the sink."""
+        """Give the sink what it takes; False where it took nothing for too long, or is closed."""
         stage = self.stage
         assert stage is not None
         while stage.pending:
@@ -96,7 +93,7 @@ class RelayJob(Job):
             try:
                 given = stage.drain(self._sink, more=more)
             except BlockingIOError:
-                return self._is_blocked(now)
+                return self._wait_for_sink(now)
             except OSError:
                 return False
             self._blocked_at = 0.0
@@ -108,12 +105,10 @@ class RelayJob(Job):
         self._wait_for_source(now)
         return True
 
-    def _is_blocked(self, now: float) -> bool:
-        if not self._blocked_at:
-            self._blocked_at = now
-        self.full = now - self._blocked_at > HOLD
+    def _wait_for_sink(self, now: float) -> bool:
+        self._blocked_at = self._blocked_at or now
         self.wait_for = (self._sink, select.EPOLLOUT)
-        return not self.full
+        return now - self._blocked_at <= HOLD
 
     def _wait_for_source(self, now: float) -> None:
         if self.wait_for[0] == self._sink:  # the source was not waited for until now

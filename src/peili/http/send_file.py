@@ -12,9 +12,25 @@ import trio
 from peili.http.file_job import FileJob
 from peili.http.page_cache import warm
 from peili.http.pump import Lend
-from peili.http.transfer import CHUNK, GONE, Account, sink_closed, wait_for_sink
+from peili.http.transfer import CHUNK, Account, sink_closed, wait_for_sink
 
 COPY_SIZE: Final = 256 * 1024  # bytes read at once where sendfile does not work
+# What a socket says when its peer is gone (connect(2), send(2), tcp(7)); anything else is the file's trouble.
+_GONE: Final = frozenset(
+    {
+        errno.EPIPE,
+        errno.ECONNRESET,
+        errno.ECONNABORTED,
+        errno.ENOTCONN,
+        errno.ESHUTDOWN,
+        errno.ETIMEDOUT,
+        errno.EHOSTUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENETUNREACH,
+        errno.ENETDOWN,
+        errno.ENETRESET,
+    }
+)
 # What sendfile says where it does not work on this file (sendfile(2)).
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -40,13 +56,13 @@ async def send_file(
         if offset >= warm_until:
             # sendfile waits for the disk even on a non-blocking socket, and the event loop with it.
             warm_until = min(end, offset + await warm(file, offset, end))
-        if not plain and end - offset >= CHUNK and (pump := lend()) is not None:
+        if not plain and send is _sendfile and end - offset >= CHUNK and (pump := lend()) is not None:
             job = FileJob(fileno, file, offset, end - offset, warm_until=warm_until)
             plain = not await pump(job) or not job.cold  # what else was unusual shows itself here, too
             offset += job.moved
             warm_until = offset if job.cold else max(offset, warm_until)
             continue
-        plain = send is _copyfile
+        plain = False
         wanted = min(CHUNK, warm_until - offset)
         try:
             sent = send(fileno, file, offset, wanted)
@@ -54,11 +70,11 @@ async def send_file(
             await wait_for_sink(fileno, write_timeout)
             continue
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno in _GONE:
                 raise sink_closed(error) from error
             if send is _copyfile or error.errno not in _NO_SENDFILE:
                 raise
-            send, plain = _copyfile, True
+            send = _copyfile
             continue
         if sent == 0:
             raise OSError(errno.EIO, f"the file ends {end - offset} bytes before its promised length")

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from typing import Final
@@ -18,23 +17,6 @@ CHUNK: Final = 1024 * 1024  # bytes between two turns of the event loop, at most
 
 Account = Callable[[int], None]
 Data = bytes | bytearray | memoryview
-
-# What a socket says when its peer is gone (connect(2), send(2), tcp(7)).
-GONE: Final = frozenset(
-    {
-        errno.EPIPE,
-        errno.ECONNRESET,
-        errno.ECONNABORTED,
-        errno.ENOTCONN,
-        errno.ESHUTDOWN,
-        errno.ETIMEDOUT,
-        errno.EHOSTUNREACH,
-        errno.EHOSTDOWN,
-        errno.ENETUNREACH,
-        errno.ENETDOWN,
-        errno.ENETRESET,
-    }
-)
 
 
 async def send_all(fileno: int, data: Data, account: Account, write_timeout: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -123,3 +124,25 @@ def random_bytes(count: int) -> bytes:
 
 async def hello(exchange: Exchange) -> None:
     await exchange.respond(200, Headers.of({"Content-Type": "text/plain"}), b"hello")
+
+
+class Reader:
+    """Reads a socket to its end, or until it has `stop_at` bytes, and hashes them."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._socket = sock
+        self._hash = hashlib.sha256()
+        self.count = 0
+        self.stop_at = 1 << 60
+
+    async def run(self) -> None:
+        while self.count < self.stop_at and (data := await self._socket.recv(1 << 18)):
+            self._hash.update(data)
+            self.count += len(data)
+
+    @property
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+    def has_read(self, data: bytes) -> bool:
+        return self.count == len(data) and self.digest == hashlib.sha256(data).digest()

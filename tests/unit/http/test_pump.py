@@ -25,7 +25,15 @@ from peili.http.pump import Job, Pump, PumpUnavailable
 from peili.http.sink import Sink
 from peili.http.source import Source
 from peili.http.stages import StagePool, Way
-from tests.unit.http.loopback import open_descriptors, random_bytes, read_to_end, reset_on_close, send, tcp_pair
+from tests.unit.http.loopback import (
+    Reader,
+    open_descriptors,
+    random_bytes,
+    read_to_end,
+    reset_on_close,
+    send,
+    tcp_pair,
+)
 
 MEGABYTE = 1_000_000
 DATA = random_bytes(24 * MEGABYTE + 7)
@@ -58,24 +66,6 @@ async def pumped(line: SimpleNamespace) -> None:
     """Wait until the pump has it."""
     while not len(line.pump):
         await trio.sleep(0.001)
-
-
-class Reader:
-    """Hashes what comes, as long as it is let."""
-
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._socket = sock
-        self._hash = hashlib.sha256()
-        self.count = 0
-        self.stop_at = 1 << 60
-
-    async def run(self) -> None:
-        while self.count < self.stop_at and (data := await self._socket.recv(1 << 18)):
-            self._hash.update(data)
-            self.count += len(data)
-
-    def has_read(self, data: bytes) -> bool:
-        return self.count == len(data) and self._hash.digest() == hashlib.sha256(data).digest()
 
 
 @pytest.mark.parametrize(("pipes", "way"), [(4, Way.SPLICED), (0, Way.COPIED)], ids=["splice", "copy"])

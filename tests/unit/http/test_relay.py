@@ -20,6 +20,7 @@ from peili.http.sink import Sink
 from peili.http.source import Source
 from peili.http.stages import PipeStage, StagePool, Way
 from tests.unit.http.loopback import (
+    Reader,
     open_descriptors,
     random_bytes,
     read_exactly,
@@ -68,30 +69,12 @@ async def a_line(pipes: int = 4) -> AsyncIterator[Line]:
         assert line.pool.pipes == 0
 
 
-class Hashing:
-    """Reads a socket to its end, or so many bytes, and hashes them."""
-
-    def __init__(self, sock: trio.socket.SocketType) -> None:
-        self._socket = sock
-        self._hash = hashlib.sha256()
-        self.count = 0
-
-    async def run(self) -> None:
-        while data := await self._socket.recv(1 << 16):
-            self._hash.update(data)
-            self.count += len(data)
-
-    @property
-    def digest(self) -> bytes:
-        return self._hash.digest()
-
-
 @pytest.mark.parametrize("pipes", [4, 0], ids=["splice", "copy"])
 async def test_bytes_arrive_as_they_were_sent(pipes: int) -> None:
     data = random_bytes(7 * MEGABYTE + 13)
     async with a_line(pipes) as line:
         source, sink = line.source(len(data), data[:5000]), line.sink(len(data) + 10)
-        reading = Hashing(line.reader)
+        reading = Reader(line.reader)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send, line.peer, data[5000:])
             nursery.start_soon(reading.run)
@@ -150,7 +133,7 @@ async def test_a_source_that_ends_early_has_given_what_it_had_and_another_goes_o
     dies_at = 1_234_567
     async with a_line(pipes) as line, a_line(pipes) as second:
         source, sink = line.source(len(data)), line.sink(len(data))
-        reading = Hashing(line.reader)
+        reading = Reader(line.reader)
 
         async def die() -> None:
             await send(line.peer, data[:dies_at])

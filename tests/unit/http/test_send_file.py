@@ -59,9 +59,9 @@ async def test_a_cold_file_is_read_in_a_thread_and_arrives(file: int, monkeypatc
     trips: list[int] = []
     real = page_cache._read_ahead
 
-    def note(file: int, offset: int, end: int) -> None:
+    def note(file: int, offset: int, end: int) -> float:
         trips.append(offset)
-        real(file, offset, end)
+        return real(file, offset, end)
 
     monkeypatch.setattr(page_cache, "_read_ahead", note)
     monkeypatch.setattr(page_cache, "is_cached", lambda *_: False)
