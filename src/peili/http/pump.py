@@ -25,7 +25,10 @@ _CLOSE_TIMEOUT: Final = 5.0  # seconds; a turn waits for nothing but a page that
 
 
 class PumpUnavailable(Exception):
-    """The thread, or what it waits with, cannot be had now; the text says why. The job was not begun."""
+    """The thread, or what it waits with, cannot be had now, or not any more; the text says why.
+
+    What the job has moved until then counts, and whoever gave it goes on without the pump.
+    """
 
 
 class Job(ABC):
@@ -37,6 +40,7 @@ class Job(ABC):
         self.moved = 0  # bytes that the sink's socket has taken; may be read by any thread at any time
         self.moved_at = time.monotonic()  # when it took the last of them, or the job was made
         self.failure: Exception | None = None
+        self.turning = threading.Lock()  # held for one turn, or to take the job away
 
     @abstractmethod
     def turn(self, now: float) -> bool:
@@ -47,7 +51,7 @@ class Job(ABC):
         """Whether a turn is wanted although the descriptor is not ready."""
 
 
-# What gives a job to the pump and returns when that is over; False where it cannot be had, and nothing was moved.
+# What gives a job to the pump and returns when that is over; False where there is no pump any more to go on with.
 Lend = Callable[[Job], Awaitable[bool]]
 
 
@@ -57,12 +61,12 @@ class Pump:
     def __init__(self) -> None:
         self._epoll: select.epoll | None = None
         self._wake = -1
-        self._lock = threading.Lock()  # held for one turn of one job, to add one or to take one away
+        # Both are changed by both threads, by single steps only; who takes a job out of `_jobs` tells its task.
         self._jobs: dict[Job, trio.lowlevel.Task] = {}
         self._armed: dict[int, Job] = {}  # by the descriptor that is waited for
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self._closed = False
+        self._closed = threading.Event()
 
     def __len__(self) -> int:
         """How many jobs it has."""
@@ -71,14 +75,13 @@ class Pump:
     async def run(self, job: Job) -> None:
         """Let the job have its turns until it says that it is over.
 
-        Raise PumpUnavailable; whatever a turn raised. When this is over, however it ends, nobody else touches the
-        job's descriptors any more, and what it has counted is exact.
+        Raise PumpUnavailable, before or between turns; whatever a turn raised. When this is over, however it ends,
+        nobody else touches the job's descriptors any more, and what it has counted is exact.
         """
-        with self._lock:
-            self._begin(job, trio.lowlevel.current_task())
+        self._begin(job, trio.lowlevel.current_task())
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            with self._lock:
+            with job.turning:  # for a system call or two that do not wait
                 if self._jobs.pop(job, None) is None:  # it has just ended, and its task is about to be told
                     return trio.lowlevel.Abort.FAILED
                 self._disarm(job.wait_for[0])
@@ -89,25 +92,30 @@ class Pump:
             raise job.failure
 
     def close(self) -> None:
-        """End the thread; nothing runs in it any more."""
-        self._closed = True
+        """End the thread; nothing runs in it any more, and jobs that are under way are given back."""
+        self._closed.set()
         if self._thread is None or self._epoll is None:
             return
         os.eventfd_write(self._wake, 1)
         self._thread.join(_CLOSE_TIMEOUT)
         self._epoll.close()
+        self._epoll = None
         os.close(self._wake)
 
     def _begin(self, job: Job, task: trio.lowlevel.Task) -> None:
-        if self._closed:
+        if self._closed.is_set():
             raise PumpUnavailable("the pump is closed")
-        try:
-            if self._thread is None:
-                self._start()
-            self._arm(job)
-        except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
-            raise PumpUnavailable(f"no thread to move bytes: {error}") from error
-        self._jobs[job] = task
+        with job.turning:
+            try:
+                if self._thread is None:
+                    self._start()
+                self._arm(job)
+            except (OSError, RuntimeError) as error:  # RuntimeError: no more threads
+                raise PumpUnavailable(f"no thread to move bytes: {error}") from error
+            self._jobs[job] = task
+            # The thread may have ended meanwhile: who takes the job out again tells its task.
+            if self._closed.is_set() and self._jobs.pop(job, None) is not None:
+                raise PumpUnavailable("the pump has ended")
         if len(self._jobs) == 1:  # the thread sleeps without a limit
             os.eventfd_write(self._wake, 1)
 
@@ -125,8 +133,17 @@ class Pump:
             undo.pop_all()
 
     def _work(self, epoll: select.epoll) -> None:
+        try:
+            self._give_turns(epoll)
+        finally:
+            self._closed.set()
+            for job in list(self._jobs):
+                job.failure = PumpUnavailable("the pump has ended")
+                self._end(job)
+
+    def _give_turns(self, epoll: select.epoll) -> None:
         look_at = 0.0
-        while not self._closed:
+        while not self._closed.is_set():
             for fileno, _ in epoll.poll(_TICK if self._jobs else None):
                 # Where the descriptor has a new owner meanwhile this is a turn too many, which does no harm.
                 if (job := self._armed.get(fileno)) is not None:
@@ -142,27 +159,30 @@ class Pump:
                         self._turn(job)
 
     def _turn(self, job: Job) -> None:
-        with self._lock:
+        with job.turning:
             if job not in self._jobs:
                 return
             before = job.wait_for
             try:
                 goes_on = job.turn(time.monotonic())
-                if goes_on and job.wait_for == before:
-                    return
-                self._disarm(before[0])
+            except Exception as error:  # noqa: BLE001 whatever it is belongs to this job, and the others go on
+                job.failure, goes_on = error, False
+            if goes_on and job.wait_for == before:
+                return
+            self._disarm(before[0])
+            try:
                 if goes_on:
                     self._arm(job)
-            except Exception as error:  # noqa: BLE001 whatever it is belongs to this job, and the others go on
-                self._disarm(before[0])
-                job.failure, goes_on = error, False
+            except OSError as error:
+                job.failure, goes_on = PumpUnavailable(f"no way to wait: {error}"), False
             if not goes_on:
-                self._end(self._jobs.pop(job))
+                self._end(job)
 
-    def _end(self, task: trio.lowlevel.Task) -> None:
+    def _end(self, job: Job) -> None:
         assert self._token is not None
-        with suppress(trio.RunFinishedError):
-            self._token.run_sync_soon(trio.lowlevel.reschedule, task)
+        if (task := self._jobs.pop(job, None)) is not None:
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(trio.lowlevel.reschedule, task)
 
     def _arm(self, job: Job) -> None:
         assert self._epoll is not None

@@ -18,8 +18,8 @@ from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SourceEnded, SourceStalled
 from peili.http.pace import FAST_BYTES, Pace
 from peili.http.pump import Lend
-from peili.http.relay_job import HOLD, NO_SPLICE, QUIET, RelayJob
-from peili.http.source import Source
+from peili.http.relay_job import HOLD, RelayJob
+from peili.http.source import CannotSplice, Source
 from peili.http.stages import PutBy, Stage, StagePool, Way
 from peili.http.stall import LOW_WATER, LOW_WATER_PATIENCE, StallWatch, next_low_water
 from peili.http.transfer import CHUNK, Account, send_all, sink_closed, wait_for_sink
@@ -73,7 +73,7 @@ class Relay:
         self._dry = False  # there is no use in asking the source again before it says that it has bytes
         self._filled_at = trio.current_time()
         self._since_turn = 0  # bytes since others had a turn on the event loop
-        self._ended = ""  # why the source will give no more
+        self._ended: SourceEnded | None = None  # why the source will give no more
         self._flow = 0  # bytes since the sink was waited for last
         self._runs_ahead = False
         self.moved = 0
@@ -89,8 +89,9 @@ class Relay:
                     self._fill(await self._find_room())
                     self._plain = False
                 await self._drain()
-                if self._ended:
-                    raise SourceEnded(self._ended, self.moved)
+                if self._ended is not None:
+                    self._ended.moved = self.moved
+                    raise self._ended
                 if self._dry and self.moved < self._count:
                     await self._wait_for_source()
         finally:
@@ -112,7 +113,8 @@ class Relay:
             await send_all(self._sink, buffered, account, self._write_timeout)
 
     def _way_to_pump(self) -> Lend | None:
-        if self._plain or self._copying or self._pending or self._count - self.moved < CHUNK:
+        """None where the next turn is a plain one: for what is unusual, little, or about to be given up."""
+        if self._plain or self._copying or self._watch.stalled or self._count - self.moved < CHUNK:
             return None
         return self._lend()
 
@@ -129,14 +131,12 @@ class Relay:
         finally:
             self.moved += job.moved
             self._stage = job.stage
-        self._watch.arrived(job.moved)
-        if job.quiet:
-            self._watch.waited(QUIET)
-        if job.ended:
-            self._end(job.ended)
-        self._copying = job.no_splice
+        self._watch.arrived(job.moved + self._pending)
+        self._watch.waited(job.waited)
+        self._ended = job.ended
+        self._copying = job.cannot_splice
         self._low_water, self._filled_at = job.low_water, trio.current_time()
-        self._dry = job.quiet
+        self._dry = job.waited > 0
         self._since_turn = 0
 
     async def _find_room(self) -> int:
@@ -173,25 +173,14 @@ class Relay:
         # A fast source has sent more by the time that this is in the sink: that saves a turn of the event loop.
         self._dry = short and (not taken or self._low_water < LOW_WATER)
 
-    def _fill_once(self, stage: Stage, wanted: int) -> int:
+    def _fill_once(self, stage: Stage, count: int) -> int:
         try:
-            count = stage.fill(self._source.fileno, wanted)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno in NO_SPLICE and not self._copying and not stage.pending:
-                self._copying = True  # from the next turn on
-            else:
-                self._end(f"the source's connection broke: {error.strerror}")
-            return 0
-        if count == 0:
-            self._end("the source's connection ended")
-        self._source.take(count)
-        return count
-
-    def _end(self, reason: str) -> None:
-        self._source.failed = True
-        self._ended = f"{reason} {self._source.remaining} bytes before the end"
+            return self._source.fill(stage, count)
+        except CannotSplice:
+            self._copying = True  # from the next turn on
+        except SourceEnded as error:
+            self._ended = error
+        return 0
 
     async def _drain(self) -> None:
         """Give the sink what is in the stage, all of it."""

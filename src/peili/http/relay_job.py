@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import select
 from typing import Final
 
+from peili.http.errors import SourceEnded
 from peili.http.pump import Job
-from peili.http.source import Source
+from peili.http.source import CannotSplice, Source
 from peili.http.stages import Stage, StagePool
 from peili.http.stall import LOW_WATER, LOW_WATER_PATIENCE, MINIMUM_PROGRESS, next_low_water
 
 # Seconds without progress of the source after which it is not the pump's any more.
-QUIET: Final = 0.3
+_QUIET: Final = 0.3
 # Seconds that a sink may take nothing while a stage is held for it.
 HOLD: Final = 0.3
-# What splice says where these two descriptors cannot be spliced (splice(2)).
-NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 # A mark that is so near to the wanted one stays as it is.
 _NEAR: Final = 0.25
 
@@ -24,9 +22,9 @@ _NEAR: Final = 0.25
 class RelayJob(Job):
     """From a source into a sink through stages of the pool, until `count` bytes are there or something is unusual.
 
-    These say at the end what was: `ended` (why the source gives no more), `quiet` (it brought next to nothing for
-    QUIET seconds), `no_splice` (nor will it). A sink that took nothing for HOLD seconds, or is closed, shows itself
-    again to whoever goes on. `stage` is the caller's then, with what the sink has not taken.
+    These say at the end what was: `ended` (why the source gives no more), `waited` (for how many seconds, at least
+    _QUIET, it brought next to nothing), `cannot_splice`. A sink that took nothing for HOLD seconds, or is closed,
+    shows itself again to whoever goes on. `stage` is the caller's then, with what the sink has not taken.
     """
 
     def __init__(self, source: Source, sink: int, count: int, pool: StagePool, *, low_water: int) -> None:
@@ -41,8 +39,9 @@ class RelayJob(Job):
         self._blocked_at = 0.0
         self.low_water = low_water
         self.stage: Stage | None = None
-        self.ended = ""
-        self.quiet = self.no_splice = False
+        self.ended: SourceEnded | None = None
+        self.waited = 0.0
+        self.cannot_splice = False
 
     def is_due(self, now: float) -> bool:
         """Bytes that are fewer than the mark have waited long enough, or the sink has been full for too long."""
@@ -54,7 +53,7 @@ class RelayJob(Job):
         """Empty the stage into the sink; take from the source before, where it was empty."""
         if self.stage is None:
             self._fill(now)
-        return self._drain(now) and self._left > 0 and not (self.ended or self.quiet or self.no_splice)
+        return self._drain(now) and self._left > 0 and not (self.ended or self.waited or self.cannot_splice)
 
     def _fill(self, now: float) -> None:
         stage = self.stage = self._pool.acquire()
@@ -62,7 +61,8 @@ class RelayJob(Job):
         self._window += taken
         if self._window >= MINIMUM_PROGRESS:
             self._window, self._window_at = 0, now
-        self.quiet = now - self._window_at > QUIET
+        if now - self._window_at > _QUIET:
+            self.waited = now - self._window_at
         seconds = now - self._filled_at
         self.low_water = next_low_water(self.low_water, taken, seconds, expired=seconds > LOW_WATER_PATIENCE)
         self._filled_at = now
@@ -70,19 +70,12 @@ class RelayJob(Job):
 
     def _take(self, stage: Stage) -> int:
         try:
-            taken = stage.fill(self._source.fileno, min(self._left, stage.size))
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            if error.errno in NO_SPLICE:
-                self.no_splice = True
-            else:
-                self.ended = f"the source's connection broke: {error.strerror}"
-            return 0
-        if not taken:
-            self.ended = "the source's connection ended"
-        self._source.take(taken)
-        return taken
+            return self._source.fill(stage, min(self._left, stage.size))
+        except CannotSplice:
+            self.cannot_splice = True
+        except SourceEnded as error:
+            self.ended = error
+        return 0
 
     def _drain(self, now: float) -> bool:
         """Give the sink what it takes; False where it took nothing for too long, or is closed."""

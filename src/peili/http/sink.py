@@ -176,7 +176,7 @@ class Sink:
         return self._pump if self._pace.fast and self._pool.pump is not None else None
 
     async def _pump(self, job: Job) -> bool:
-        """Have it moved; False where that cannot be, and nothing was."""
+        """Have it moved; False where there is no pump to be had, or not any more."""
         assert self._pool.pump is not None
         self._job, self._counted = job, 0
         try:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
+from typing import Final
 
 import trio
 
 from peili.http.dial import enlarge_receive_buffer
 from peili.http.errors import SourceEnded
+from peili.http.stages import CopyStage, Stage
 
 _READ_SIZE = 64 * 1024
+# What splice says where these two descriptors cannot be spliced (splice(2)).
+_NO_SPLICE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+class CannotSplice(Exception):
+    """The kernel does not splice from this socket; nothing was taken."""
 
 
 class Source:
@@ -44,9 +53,23 @@ class Source:
         self._buffer = self._buffer[count:] if count < len(self._buffer) else memoryview(b"")
         self.remaining -= count
 
-    def take(self, count: int) -> None:
-        """This many bytes were moved out of the socket by somebody who reads it by its file descriptor."""
-        self.remaining -= count
+    def fill(self, stage: Stage, count: int) -> int:
+        """Have the stage take up to `count` bytes out of the socket; zero where there are none now, or no room.
+
+        Raise SourceEnded, and CannotSplice. For any one thread at a time.
+        """
+        try:
+            taken = stage.fill(self.fileno, count)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _NO_SPLICE and not isinstance(stage, CopyStage):
+                raise CannotSplice from error
+            raise self._ended(f"broke: {error.strerror}") from error
+        if not taken:
+            raise self._ended("ended")
+        self.remaining -= taken
+        return taken
 
     def set_low_water(self, count: int) -> None:
         """Be readable only when this many bytes are there, or the end (SO_RCVLOWAT, socket(7))."""
@@ -69,13 +92,15 @@ class Source:
         try:
             data = await self._socket.recv(count)
         except OSError as error:
-            self.failed = True
-            raise SourceEnded(f"the connection broke {self.remaining} bytes before the end: {error}") from error
+            raise self._ended(f"broke: {error.strerror}") from error
         if not data:
-            self.failed = True
-            raise SourceEnded(f"the connection ended {self.remaining} bytes before the end")
-        self.take(len(data))
+            raise self._ended("ended")
+        self.remaining -= len(data)
         return data
+
+    def _ended(self, how: str) -> SourceEnded:
+        self.failed = True
+        return SourceEnded(f"the source's connection {how} {self.remaining} bytes before the end")
 
     def abort(self) -> None:
         """End the connection: whoever relays this body sees its end, and what had arrived is still passed on."""
@@ -89,7 +114,7 @@ class Source:
             data = self._receive_now(self.remaining)
             if not data:
                 return
-            self.take(len(data))
+            self.remaining -= len(data)
 
     def _receive_now(self, count: int) -> bytes:
         try:

@@ -22,6 +22,7 @@ from peili.http.dial import SMALL_RECEIVE_BUFFER
 from peili.http.errors import SinkClosed, SourceEnded, SourceStalled
 from peili.http.file_job import FileJob
 from peili.http.pump import Job, Pump, PumpUnavailable
+from peili.http.relay_job import RelayJob
 from peili.http.sink import Sink
 from peili.http.source import Source
 from peili.http.stages import StagePool, Way
@@ -255,7 +256,9 @@ async def test_without_a_thread_bytes_are_moved_all_the_same(monkeypatch: pytest
     def no_thread(*_: object, **__: object) -> threading.Thread:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(pump, "threading", SimpleNamespace(Lock=threading.Lock, Thread=no_thread))
+    monkeypatch.setattr(
+        pump, "threading", SimpleNamespace(Lock=threading.Lock, Event=threading.Event, Thread=no_thread)
+    )
     async with a_line() as line, trio.open_nursery() as nursery:
         sink, reader = sink_of(line, len(DATA)), Reader(line.reader)
         nursery.start_soon(send, line.peer, DATA)
@@ -312,6 +315,97 @@ async def test_a_descriptor_that_cannot_be_waited_for_is_no_job() -> None:
         await its.run(job)
     assert len(its) == 0
     its.close()
+
+
+class Changing(Ready):
+    """Waits for something else after its first turn, which moves a byte."""
+
+    def turn(self, now: float) -> bool:
+        self.moved += 1
+        self.wait_for = (self.elsewhere, select.EPOLLIN)
+        return True
+
+    elsewhere = -1
+
+
+async def test_a_job_whose_next_descriptor_cannot_be_waited_for_is_given_back(tmp_path: Path) -> None:
+    its, job = Pump(), Changing()
+    own = job.wait_for[0]
+    with (tmp_path / "file").open("wb") as no_socket:  # epoll_ctl(2): EPERM
+        job.elsewhere = no_socket.fileno()
+        with trio.fail_after(10), pytest.raises(PumpUnavailable, match="not permitted"):
+            await its.run(job)
+    assert (job.moved, len(its)) == (1, 0)
+    its.close()
+    os.close(own)
+
+
+async def test_jobs_of_a_pump_that_ends_are_given_back() -> None:
+    async with a_line() as line, trio.open_nursery() as nursery:
+        sink, reader = sink_of(line, len(DATA)), Reader(line.reader)
+        half = len(DATA) // 2
+
+        async def peer() -> None:
+            await send(line.peer, DATA[:half])
+            while sink.remaining > len(DATA) - half:
+                await trio.sleep(0.001)
+            assert len(line.pump) == 1
+            line.pump.close()
+            await send(line.peer, DATA[half:])
+
+        nursery.start_soon(peer)
+        nursery.start_soon(reader.run)
+        await sink.relay(Source(line.source_end, b"", len(DATA)), len(DATA), stall_timeout=10)
+        assert len(line.pump) == 0
+        line.sink_end.shutdown(socket.SHUT_WR)
+        while not reader.has_read(DATA):
+            await trio.sleep(0.01)
+
+
+class Waiting(Ready):
+    """A turn that waits, as for a page that was evicted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began, self.goes_on = threading.Event(), threading.Event()
+
+    def turn(self, now: float) -> bool:
+        self.began.set()
+        self.goes_on.wait(10)
+        return False
+
+
+async def test_a_turn_that_waits_keeps_nobody_from_taking_another_job_away() -> None:
+    its, waits, other = Pump(), Waiting(), Ready()
+    os.eventfd_read(other.wait_for[0])  # its turn does not come
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(its.run, waits)
+        with trio.fail_after(5):
+            while not waits.began.is_set():
+                await trio.sleep(0.001)
+        with trio.move_on_after(0.05) as scope:
+            await its.run(other)
+        assert scope.cancelled_caught
+        assert not waits.goes_on.is_set()
+        assert len(its) == 1
+        waits.goes_on.set()
+    assert (other.turns, len(its)) == (0, 0)
+    its.close()
+    for job in (waits, other):
+        os.close(job.wait_for[0])
+
+
+async def test_a_quiet_source_is_given_back_with_how_long_it_was_waited_for() -> None:
+    async with a_line() as line:
+        source = Source(line.source_end, b"", len(DATA))
+        job = RelayJob(source, line.sink_end.fileno(), len(DATA), line.pool, low_water=1)
+        begun = job.moved_at
+        assert job.turn(begun + 0.2)
+        await line.peer.send(DATA[:500])  # a drip
+        assert job.turn(begun + 0.25)
+        assert not job.turn(begun + 0.45)
+        assert job.waited == pytest.approx(0.45)
+        assert (job.moved, source.remaining, job.stage) == (500, len(DATA) - 500, None)
 
 
 # Files
