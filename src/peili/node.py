@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 import trio
 
+from peili.beat import sleep_to_beat
 from peili.follow.poison import Poison
 from peili.follow.serving import Admission, admit
 from peili.follow.slots import Slots
@@ -232,7 +233,7 @@ class Node:
         """Log what an operator should read; heed the limit of downloads that the store's version has."""
         troubles, slots = Troubles(trio.current_time()), 0
         while True:
-            await trio.sleep(_LOOK_AGAIN)
+            await sleep_to_beat(_LOOK_AGAIN)
             store, router = self._store.statistics(), self._router.statistics()
             if self._slots is not None and store.download_slots != slots:
                 slots = store.download_slots

@@ -41,6 +41,8 @@ _INTRODUCE: Final = 0.02  # seconds until the coordinators hear of a source that
 _RETRY: Final = 0.1  # seconds until the coordinators are asked again when every source that they named refused
 _VERIFIED_RETRY: Final = 0.25  # seconds until they are asked again where only a verified source will do
 FULL_PAUSE: Final = 2.0  # seconds without a byte for which our containerd, once seen to take none, is the reason
+# Seconds by which a Renew may go out sooner, at a look that all pulls share, where it is not wanted for a second.
+_EARLY: Final = 0.2
 _FORGETS: Final = 0.8  # the share of a long pause that counts at the next growth
 
 
@@ -88,6 +90,7 @@ class SourceChoice:
         self._suspect_at = math.inf
         self._full_at = -math.inf  # when our containerd was last seen to take no byte
         self._ask_at = now  # the next Join, or Renew where there is a source
+        self._early = 0.0  # seconds that it may go out sooner than at `_ask_at`
         self._silent_since = math.inf
         self._heard_at = -math.inf
         self._verified_until = now + VERIFIED_LIMIT
@@ -148,6 +151,7 @@ class SourceChoice:
                     self._taken_at, self._rose = now, True
                 self._depth = max(depth, 1)  # nobody knows our source: no time for it beyond the shortest
                 self._ask_at = now + milliseconds / 1000 if self._source is not None else now
+                self._early = _EARLY if milliseconds >= 1000 else 0.0
                 # Without a byte the coordinator may want to hear again sooner, but never rarer than from a lead.
                 self._suspect_at = max(self._suspect_at, min(self._ask_at, now + self._settings.renew_interval))
             case None:
@@ -180,7 +184,8 @@ class SourceChoice:
             self._purpose = Purpose.RESUME
             self._crawl.grew(now, offset)
             # Where our containerd took no byte, the coordinators wanted to hear of it rarely.
-            self._ask_at = min(self._ask_at, now + FULL_PAUSE)
+            if self._ask_at > now + FULL_PAUSE:
+                self._ask_at, self._early = now + FULL_PAUSE, 0.0
 
     def excused(self, now: float) -> None:
         """Nothing can grow: our containerd takes no byte, and the source is not to blame."""
@@ -234,8 +239,9 @@ class SourceChoice:
         if take is not None:
             self._asking = take.source
             return take
-        if self._talking or now < self._due():
+        if self._talking or now < min(self._due(), self._ask_at - self._early):
             return Stay(self._deadline(now))
+        self._early = 0.0
         self._talking, self._joined = True, self._source is None
         return self._joining(now) if self._joined else self._renewal(now)
 

@@ -178,11 +178,15 @@ class ProviderRecords:
         chosen = random.sample(found, min(count, len(found)))
         return [self._providers.contact(index) for index in chosen]
 
+    @property
+    def live(self) -> int:
+        """How many records there are. Those of who left are dead, though their memory comes back with the sweep."""
+        return self._count - self._providers.dead_records()
+
     def statistics(self) -> RecordStatistics:
-        """A snapshot. Records of those that left are dead, though their memory comes back with the sweep only."""
+        """A snapshot."""
         used = sum(shard.__sizeof__() for shard in self._shards if shard is not None)
-        live = self._count - self._providers.dead_records()
-        return RecordStatistics(live, len(self._providers), used + 8 * SHARDS)
+        return RecordStatistics(self.live, len(self._providers), used + 8 * SHARDS)
 
     # Expiry
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from peili.beat import next_beat
 from peili.follow.failed_sources import SourceFailure
-from peili.follow.message import Answer, Ask, Source
+from peili.follow.message import Answer, Ask, Keep, Source
 from peili.follow.poison import Poison
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import Slots, Verdict
@@ -32,8 +33,9 @@ from peili.routing.protocol import Coordination
 _RELAY_STALL = 60.0
 # The first bytes are looked for this often, so that those who wait for a slot learn of them, in seconds.
 _LOOK_FIRST = 0.2
-# The same later: when the last bytes came is known exactly, so that a stall is noticed in time.
-_LOOK = 0.5
+# The same later, for all responses in one turn. When the last bytes came is known exactly, so a stall is noticed
+# in time as long as looks are more frequent than suspicion (0.4 s).
+_LOOK = 1 / 3
 # The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
 _LOOK_FULL = 2.0
 
@@ -150,7 +152,8 @@ class HeldResponse:
             self._ending.reason = "slots"
             self._ending.requeue = verdict is Verdict.REQUEUE and await self._has_head()
             return False
-        with trio.move_on_at(min(until, now + self._look)):
+        look = next_beat(now, _LOOK) if self._look == _LOOK else now + self._look
+        with trio.move_on_at(min(until, look)):
             await self._changed.wait()
         self._changed = trio.Event()
         return True
@@ -175,7 +178,9 @@ class HeldResponse:
         if answer is None and self._choice.source is None and (source := self._found_beside(now)) is not None:
             self._choice.found(source)
         self._choice.answered(answer, now)
-        self._changed.set()
+        # Where nothing changes, the next look is early enough.
+        if not isinstance(answer, Keep) or self._choice.source is None or answer.milliseconds < 1000 * self._look:
+            self._changed.set()
 
     async def _leave_former_source(self) -> None:
         """Where the choice has left a source that is still relayed: end it, at an exact byte."""

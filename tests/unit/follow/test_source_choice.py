@@ -74,9 +74,23 @@ def test_while_bytes_flow_it_renews_at_the_interval_that_it_was_told() -> None:
     assert (step.renew.offset, step.renew.source) == (100, b"a")
     choice.answered(Keep(1, 2000), 0.5)
     choice.grew(200, 1.0)
-    choice.grew(500, 2.4)
-    assert isinstance(choice.next_step(2.4), Stay)
-    assert isinstance(choice.next_step(2.5), RenewNow)
+    choice.grew(500, 2.29)
+    assert choice.next_step(2.29) == Stay(2.5)
+    choice.grew(600, 2.31)
+    assert isinstance(choice.next_step(2.31), RenewNow), "a look shortly before it is early enough"
+    choice.answered(Keep(1, 500), 2.31)
+    choice.grew(700, 2.8)
+    assert isinstance(choice.next_step(2.8), Stay), "soon is meant to be exact"
+
+
+def test_a_source_that_stops_is_not_suspected_sooner_than_after_the_time_for_that() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.5)
+    assert isinstance(choice.next_step(0.5), RenewNow)
+    choice.answered(Keep(1, 2000), 0.5)
+    choice.grew(200, 1.0)
+    assert choice.next_step(1.39) == Stay(1.4)
+    assert isinstance(choice.next_step(1.4), RenewNow)
 
 
 def test_a_source_that_ends_is_left_and_the_offset_kept() -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from peili.beat import next_beat
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import digest_position, kad_key
 from peili.kademlia.message import MessageType
@@ -85,7 +86,7 @@ class Announcer:
         while True:
             for region in self._republisher.due(trio.current_time(), self._knowledge.table.estimated_size()):
                 await self._tell(region)
-            with trio.move_on_after(SWEEP_PAUSE):
+            with trio.move_on_at(next_beat(trio.current_time(), SWEEP_PAUSE)):
                 await self._new_keys.wait()
                 await trio.sleep(GATHER_TIME)
 

@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from peili.beat import sleep_to_beat
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
 from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
@@ -68,7 +69,7 @@ class Coordination:
     async def run(self) -> None:
         """Forget what was not heard of for too long, until cancelled."""
         while True:
-            await trio.sleep(EXPIRE_INTERVAL)
+            await sleep_to_beat(EXPIRE_INTERVAL)
             self.coordinator.expire(trio.current_time())
             self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
             self._silences.expire(trio.current_time())

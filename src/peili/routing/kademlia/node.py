@@ -168,7 +168,7 @@ class KademliaRouter:
             listen_addresses=tuple(map(str, self._addresses)),
             peers=tuple(connected.values()),
             provided_keys=len(self._announcer.keys),
-            records=self._knowledge.records.statistics().records,
+            records=self._knowledge.records.live,
             bootstrap_problem="" if connected else self._joining.problem,
             alone=self._joining.alone and not connected,
             refused_peers=self._door.refused,

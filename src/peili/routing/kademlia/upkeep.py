@@ -6,6 +6,7 @@ from typing import Final
 
 import trio
 
+from peili.beat import sleep_to_beat
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import position
 from peili.kademlia.message import Message, MessageType
@@ -71,7 +72,7 @@ class Upkeep:
                 self._knowledge.records.sweep(now)
                 for contact in self._knowledge.table.to_check(now):
                     nursery.start_soon(self._lookups.check, contact)
-                await trio.sleep(TICK)
+                await sleep_to_beat(TICK)
 
     async def _explore(self) -> None:
         """Look up our own id, and a key of each bucket that was not looked at for long."""
