@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests and benchmarks start hundreds of nodes: none is to compile our modules again, as all would where
+# PYTHONDONTWRITEBYTECODE is set. The image's are compiled, too.
+COMPILE := $(BIN)/python -m compileall -q src
 
 .PHONY: dist image chart demo test bench check unit fuzz lock clean
 
@@ -23,10 +26,12 @@ test: $(VENV)/.test  ## all that CI runs: linters, types, import rules, unit, pr
 	$(PYTHON) tests/integration/install.py
 	$(PYTHON) tests/chart/install.py
 	$(MAKE) check
+	$(COMPILE)
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 bench: $(VENV)/.test  ## every figure of docs/performance.md; BENCH="warm-pull --quick --json FILE" chooses
 	$(PYTHON) tests/integration/install.py
+	$(COMPILE)
 	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(VENV)/.test  ## linters, types, import rules

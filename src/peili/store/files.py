@@ -18,10 +18,15 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 def blob_path(root: Path, digest: Digest) -> Path:
     """Where a blob's file is when it is committed, in containerd's content directory and in an OCI layout."""
-    return root / "blobs" / digest.algorithm / digest.hex
+    return Path(blob_name(root, digest))
 
 
-def open_blob(path: Path, descriptor: Descriptor) -> Blob:
+def blob_name(root: Path, digest: Digest) -> str:
+    """The same as a text, for walks: to make a Path takes longer than to ask the file system."""
+    return f"{root}/blobs/{digest.algorithm}/{digest.hex}"
+
+
+def open_blob(path: Path | str, descriptor: Descriptor) -> Blob:
     """Open the file of a blob; raise NotInStore unless it is a readable regular file of the descriptor's size.
 
     Takes microseconds (no content is read), so it may be called on the event loop for a local file system.
@@ -38,7 +43,7 @@ def open_blob(path: Path, descriptor: Descriptor) -> Blob:
     return blob
 
 
-def read_manifest(path: Path, item: Unread) -> Manifest | None:
+def read_manifest(path: Path | str, item: Unread) -> Manifest | None:
     """Read and check what the index asks for; None where it is whole but no manifest. Raise NotInStore otherwise.
 
     Content of unknown kind that does not begin like JSON is not read any further, nor is its digest checked.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from peili.containerd.client import Client, ContentRecord, Plugin
 from peili.oci.digest import Digest, InvalidDigest
-from peili.store.files import blob_path, read_manifest
+from peili.store.files import blob_name, read_manifest
 from peili.store.index import Evidence, Unread
 from peili.store.inotify import CannotWatch, Mask, Watcher
 from peili.store.manifests import Manifest
@@ -58,9 +58,9 @@ def exported_root(plugins: Iterable[Plugin]) -> Path | None:
 
 def readable_size(root: Path, digest: Digest) -> int | None:
     """The length in bytes of a blob's file; None where it is missing or cannot be read."""
-    path = blob_path(root, digest)
+    path = blob_name(root, digest)
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except OSError:
         return None
     if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
@@ -86,7 +86,7 @@ def read_manifests(root: Path, items: Sequence[Unread]) -> list[tuple[Unread, Ma
     read: list[tuple[Unread, Manifest | NotInStore | None]] = []
     for item in items:
         try:
-            read.append((item, read_manifest(blob_path(root, item.digest), item)))
+            read.append((item, read_manifest(blob_name(root, item.digest), item)))
         except NotInStore as error:
             read.append((item, error))
     return read
