@@ -19,6 +19,9 @@ from peili.routing.kademlia.outbox import Outbox
 from peili.routing.kademlia.signal import Signal
 
 GATHER_TIME: Final = 0.05  # seconds for which new keys and new peers are gathered before they are told
+# A new peer reads its own store first. Many keys wait for that: a second each, of so many, and so long at most.
+KEYS_A_SECOND: Final = 5000
+LONGEST_WAIT: Final = 3.0  # seconds
 SWEEP_PAUSE: Final = 1.0  # seconds between looks at what is due
 REMEMBERED_HOLDERS: Final = 512  # peers beyond the table that hold records of ours
 KEYS_AT_ONCE: Final = 500  # withdrawn between two checkpoints: finding the closest peers of each takes a while
@@ -110,7 +113,7 @@ class Announcer:
     async def _follow_moves(self) -> None:
         while True:
             await self._moved.wait()
-            await trio.sleep(GATHER_TIME)
+            await trio.sleep(GATHER_TIME + min(len(self.keys) / KEYS_A_SECOND, LONGEST_WAIT))
             moves, self._moves = self._moves, {}
             view = self._view()
             for peer_id, joined in moves.items():
