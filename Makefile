@@ -27,7 +27,7 @@ test: $(VENV)/.test  ## all that CI runs: linters, types, import rules, unit, pr
 	$(PYTHON) tests/chart/install.py
 	$(MAKE) check
 	$(COMPILE)
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=85
+	tests/run.sh $(BIN)
 
 bench: $(VENV)/.test  ## every figure of docs/performance.md; BENCH="warm-pull --quick --json FILE" chooses
 	$(PYTHON) tests/integration/install.py

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# All tests, with coverage: those that only compute beside those that wait for real time, so that two cores are used.
+# The former give way (nice): nothing that they do disturbs the latter. $1: the directory of pytest and coverage.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+bin=$1
+computing=(tests/chart tests/properties tests/unit/follow tests/unit/kademlia tests/unit/oci)
+said=$(mktemp)
+trap 'rm -f "$said"' EXIT
+rm -f .coverage*
+
+COVERAGE_FILE=.coverage-computing nice -n 19 "$bin/pytest" --cov --cov-report= "${computing[@]}" >"$said" 2>&1 &
+beside=$!
+COVERAGE_FILE=.coverage-main "$bin/pytest" --cov --cov-report= "${computing[@]/#/--ignore=}"
+main=$?
+wait "$beside"
+computed=$?
+cat "$said"
+"$bin/coverage" combine --quiet .coverage-main .coverage-computing
+"$bin/coverage" report --skip-covered --fail-under=85
+covered=$?
+echo "tests that wait: $main, tests that compute: $computed, coverage: $covered (0 is well; failures are listed above)"
+exit $((main || computed || covered))
