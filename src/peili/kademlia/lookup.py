@@ -287,6 +287,10 @@ class Lookup:
         """Those that answered, nearest first."""
         return [candidate.contact for candidate in self._order if candidate.state is State.ANSWERED][:count]
 
+    def unreached(self, count: int = 20) -> list[Contact]:
+        """Those of the nearest met that others named, and that have not answered (yet), nearest first."""
+        return [c.contact for c in self._order[:count] if c.sources and c.state is not State.ANSWERED]
+
     def known(self) -> list[Contact]:
         """Everybody met who answered or was not asked, without suspects, nearest first: hints, for planning."""
         hopeful = (State.UNASKED, State.ANSWERED)

@@ -98,6 +98,7 @@ class StoreIndex:
         self._unread: set[Key] = set()
         self._offered: set[Key] = set()
         self._subscriptions = Subscriptions()
+        self._counted: tuple[dict[Kind, int], int] | None = None  # see _count; None where something has changed
         self._full = False
 
     # What a store tells
@@ -195,6 +196,7 @@ class StoreIndex:
     def publish(self) -> None:
         """Offer what is to be offered now, withdraw the rest, and tell the readers once."""
         touched, self._touched = self._touched, set()
+        self._counted = None
         for key in list(touched):
             touched.update(self._tags_of.get(key, ()))
         offered = {key for key in touched if self._is_offered(key)}
@@ -228,17 +230,12 @@ class StoreIndex:
 
     def counts(self) -> dict[Kind, int]:
         """How many keys of each kind are offered."""
-        counts = dict.fromkeys(Kind, 0)
-        for key in self._offered:
-            entry = self._entries.get(key)
-            counts[entry.kind if entry is not None else Kind.TAG] += 1
-        return counts
+        return dict(self._count()[0])
 
     @property
     def bytes(self) -> int:
         """The sum of the sizes of the content offered."""
-        entries = (self._entries.get(key) for key in self._offered)
-        return sum(max(entry.size, 0) for entry in entries if entry is not None)
+        return self._count()[1]
 
     @property
     def full(self) -> bool:
@@ -246,6 +243,17 @@ class StoreIndex:
         return self._full
 
     # Within
+
+    def _count(self) -> tuple[dict[Kind, int], int]:
+        """What is offered: keys of each kind, bytes in all. Kept, for somebody asks every second."""
+        if self._counted is None:
+            counts, size = dict.fromkeys(Kind, 0), 0
+            for key in self._offered:
+                entry = self._entries.get(key)
+                counts[entry.kind if entry is not None else Kind.TAG] += 1
+                size += max(entry.size, 0) if entry is not None else 0
+            self._counted = counts, size
+        return self._counted
 
     def _entry(self, key: Key) -> _Entry | None:
         entry = self._entries.get(key)
@@ -258,6 +266,7 @@ class StoreIndex:
 
     def _touch(self, key: Key, entry: _Entry) -> None:
         self._touched.add(key)
+        self._counted = None
         if entry.to_read:
             self._unread.add(key)
         if entry.size == _ABSENT and not entry.namers:

@@ -75,6 +75,21 @@ def test_closer_peers_are_asked_next_until_the_nearest_k_answered() -> None:
     assert (running.asked, running.hops) == (7, 1)
 
 
+def test_who_was_named_and_has_not_answered_is_unreached() -> None:
+    running = lookup(10, 11)
+    assert asked(running.next_step(0.0)) == [10, 11]
+    assert running.unreached(4) == [], "our own table's peers are looked after by itself"
+    answer(running, 10, 0, 1, 2)
+    answer(running, 11, 0, 1, 2)
+    assert asked(running.next_step(0.001)) == [0, 1, 2]
+    answer(running, 0)
+    fail(running, 1)
+    assert running.unreached(4) == [PEERS[1], PEERS[2]]
+    answer(running, 2, now=0.5)
+    assert running.unreached(4) == [PEERS[1]]
+    assert running.unreached(1) == []
+
+
 def test_an_empty_answer_does_not_end_the_lookup_while_others_are_unasked() -> None:
     running = lookup(1, 2, 3, 4, 5)
     running.next_step(0.0)

@@ -10,9 +10,13 @@ import trio
 
 from peili.kademlia.keyspace import kad_key, key_digest, position
 from peili.kademlia.message import Message, MessageType
+from peili.libp2p.connection import Connection
+from peili.libp2p.multiaddr import Multiaddr
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
-from peili.routing.kademlia import KademliaRouter, KademliaSettings
+from peili.routing.kademlia import KademliaRouter, KademliaSettings, upkeep
+from peili.routing.kademlia.links import Links, PeerFailed
+from peili.routing.peer_ids import raw_id
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
 KEY = Key("sha256:" + "ab" * 32)
@@ -292,3 +296,24 @@ async def test_before_it_runs_a_router_takes_keys_and_finds_nobody() -> None:
 def test_keys_are_what_others_look_up() -> None:
     assert kad_key(key_digest(KEY))[:2] == b"\x12\x20"
     assert position(kad_key(key_digest(KEY))) != 0
+
+
+async def test_a_peer_that_was_named_but_not_reached_is_found_a_little_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "UNREACHED_INTERVAL", 0.1)
+    a = await cluster.start(5000)
+    connect, failed = Links._connect, 0
+
+    async def overloaded(self: Links, peer_id: bytes, address: Multiaddr, timeout: float) -> Connection:
+        nonlocal failed
+        if peer_id != raw_id(a.router.peer_id) and failed < 3:
+            failed += 1
+            raise PeerFailed("not in time")
+        return await connect(self, peer_id, address, timeout)
+
+    monkeypatch.setattr(Links, "_connect", overloaded)
+    b, c = await cluster.start(5001), await cluster.start(5002)
+    await until(lambda: failed == 3)
+    with trio.fail_after(5):
+        await until(lambda: all(len(running.router.statistics().peers) == 2 for running in (a, b, c)))

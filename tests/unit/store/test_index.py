@@ -282,6 +282,17 @@ def test_counts_and_bytes() -> None:
         Kind.UNKNOWN: 0,
     }
     assert index.bytes == INDEX.size
+    index.put(Digest.of(b"more"), 1000, Evidence.VERIFIED)
+    index.publish()
+    index.learn(Digest.of(b"more"), None)
+    assert index.bytes == INDEX.size, "not offered before it is published"
+    index.publish()
+    assert (index.bytes, index.counts()[Kind.UNKNOWN]) == (INDEX.size + 1000, 1)
+    index.remove(Digest.of(b"more"))
+    index.publish()
+    assert (index.bytes, index.counts()[Kind.UNKNOWN]) == (INDEX.size, 0)
+    index.counts()[Kind.TAG] = 9
+    assert index.counts()[Kind.TAG] == 1, "what a reader does with it changes nothing"
 
 
 def test_more_content_than_there_is_room_for_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,9 @@ from peili.routing.kademlia.signal import Signal
 
 TICK: Final = 1.0  # seconds
 NEIGHBOURHOOD_INTERVAL: Final = 300.0  # seconds between lookups of the own id, when nothing happens
+# The same where a peer near us was named and not reached; doubles as long as that is so. It would stay a stranger
+# until somebody new comes: the table checks its own peers only.
+UNREACHED_INTERVAL: Final = 2.0
 SHORTEST_PAUSE: Final = 0.2  # seconds at least between two of them; doubles while new peers keep coming
 LONGEST_PAUSE: Final = 10.0  # so that a whole cluster that starts at once does not drown in lookups
 REDIAL_PAUSES: Final = (0.0, 0.2, 1.0, 3.0)  # seconds before each attempt; the table's checks go on afterwards
@@ -76,14 +79,16 @@ class Upkeep:
 
     async def _explore(self) -> None:
         """Look up our own id, and a key of each bucket that was not looked at for long."""
-        knowledge, pause = self._knowledge, SHORTEST_PAUSE
+        knowledge, pause, interval = self._knowledge, SHORTEST_PAUSE, NEIGHBOURHOOD_INTERVAL
         while True:
             quiet_since = trio.current_time()
-            with trio.move_on_after(NEIGHBOURHOOD_INTERVAL):
+            with trio.move_on_after(interval) as waiting:
                 await self._news.wait()
             quiet = trio.current_time() - quiet_since > LONGEST_PAUSE
             pause = SHORTEST_PAUSE if quiet else min(2 * pause, LONGEST_PAUSE)
-            await self._lookups.run(knowledge.own_id, MessageType.FIND_NODE, thorough=True)
+            lookup = await self._lookups.run(knowledge.own_id, MessageType.FIND_NODE, thorough=True)
+            longer = min(2 * interval, NEIGHBOURHOOD_INTERVAL) if waiting.cancelled_caught else UNREACHED_INTERVAL
+            interval = longer if lookup.unreached(knowledge.settings.k) else NEIGHBOURHOOD_INTERVAL
             for key in knowledge.table.to_refresh(trio.current_time(), knowledge.random):
                 await self._lookups.run(key, MessageType.FIND_NODE)
             await trio.sleep(pause * knowledge.random.uniform(0.75, 1.25))
