@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -28,6 +29,7 @@ from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, content_headers
 from peili.oci.key import Key
 from peili.oci.ranges import RangeRequest, UnsatisfiableRange
+from peili.routing.protocol import Provider
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
@@ -144,7 +146,7 @@ class Mirror:
     ) -> None:
         if small and search.found:
             # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
-            await self._answer_committed(exchange, key, target, wanted_range, trace)
+            await self._answer_committed(exchange, key, target, wanted_range, trace, known=tuple(search.found))
             if exchange.started or trace.size is not None:
                 return
         if await self._answer_from_tree(
@@ -220,8 +222,13 @@ class Mirror:
         target: ContentTarget,
         wanted_range: RangeRequest | None,
         trace: Trace,
+        *,
+        known: Sequence[Provider] = (),
     ) -> None:
-        """Answer with what a provider has committed; where nobody has, nothing is sent. Raise NoRoom."""
+        """Answer with what a provider has committed; where nobody has, nothing is sent. Raise NoRoom.
+
+        `known`: as in Lookup.run.
+        """
         wanted = Wanted(target, wanted_range, head_only=exchange.request.method == "HEAD")
         banned = self._banned(wanted)
         if banned is None:
@@ -231,7 +238,7 @@ class Mirror:
         if not wanted.head_only and self._verdicts.doubts(target.digest):
             outcome = await self._second_look.run(key, wanted, excluded)
         else:
-            outcome = await self._lookup.run(key, wanted, excluded, failed=trace.failed)
+            outcome = await self._lookup.run(key, wanted, excluded, failed=trace.failed, known=known)
         trace.resolve_seconds = outcome.resolve_seconds
         trace.attempts += outcome.attempts
         if isinstance(outcome, NotFound):

@@ -48,8 +48,8 @@ class Story:
         stub._answer_committed = self._answer_committed
         stub._answer_from_tree = self._answer_from_tree
 
-    async def _answer_committed(self, exchange: Any, *_: Any) -> None:
-        self.asked.append("provider")
+    async def _answer_committed(self, exchange: Any, *_: Any, known: tuple[str, ...] = ()) -> None:
+        self.asked += known or ["anybody"]
         exchange.started = self.committed_answers
 
     async def _answer_from_tree(self, *parts: Any, small: bool) -> bool:
@@ -71,10 +71,10 @@ class Story:
 @pytest.mark.parametrize(
     ("small", "known", "answers", "asked"),
     [
-        (True, True, True, ["provider"]),
-        (True, True, False, ["provider", "coordinators", "provider", "upstream"]),
+        (True, True, True, ["holder"]),
+        (True, True, False, ["holder", "coordinators", "anybody", "upstream"]),
         (True, False, True, ["coordinators", "upstream"]),
-        (False, True, True, ["coordinators", "provider", "withdraw"]),
+        (False, True, True, ["coordinators", "anybody", "withdraw"]),
     ],
     ids=["known", "known but gone", "unknown", "large"],
 )
@@ -105,7 +105,7 @@ async def test_a_manifest_that_a_peer_has_is_not_led_because_the_index_was() -> 
     await story.play(manifest)
     story.known = True
     story.asked.clear()
-    assert await story.play(manifest) == ["provider", "coordinators", "provider", "upstream"]
+    assert await story.play(manifest) == ["holder", "coordinators", "anybody", "upstream"]
 
 
 class SlowLookup:
