@@ -14,7 +14,7 @@ from peili.libp2p.connection import Connection
 from peili.libp2p.multiaddr import Multiaddr
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
-from peili.routing.kademlia import KademliaRouter, KademliaSettings, upkeep
+from peili.routing.kademlia import KademliaRouter, KademliaSettings, announce, upkeep
 from peili.routing.kademlia.links import Links, PeerFailed
 from peili.routing.peer_ids import raw_id
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
@@ -317,3 +317,30 @@ async def test_a_peer_that_was_named_but_not_reached_is_found_a_little_later(
     await until(lambda: failed == 3)
     with trio.fail_after(5):
         await until(lambda: all(len(running.router.statistics().peers) == 2 for running in (a, b, c)))
+
+
+async def test_keys_that_come_one_after_another_are_told_together_but_the_first_at_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce, "BETWEEN_TELLS", 2.0)
+    monkeypatch.setattr(announce, "SWEEP_PAUSE", 60.0)
+    a, b = [await cluster.start(5000 + n) for n in range(2)]
+    await until(lambda: all(len(running.router.statistics().peers) == 1 for running in (a, b)))
+    await trio.sleep(4 * announce.GATHER_TIME)  # what is told to a new peer is over
+    started = trio.current_time()
+    seen: dict[int, float] = {}
+
+    async def look() -> None:
+        while len(seen) < 3:
+            seen.setdefault(a.router.statistics().records, trio.current_time() - started)
+            await trio.sleep(0.005)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await b.router.provide([KEY])
+        await until(lambda: a.router.statistics().records == 1)
+        for number in range(4):
+            await b.router.provide([Key(f"docker.io/library/alpine:{number}")])
+            await trio.sleep(2 * announce.GATHER_TIME)
+    assert list(seen) == [0, 1, 5]
+    assert seen[1] < 1.0 < seen[5]

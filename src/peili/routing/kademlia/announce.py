@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -19,6 +20,9 @@ from peili.routing.kademlia.outbox import Outbox
 from peili.routing.kademlia.signal import Signal
 
 GATHER_TIME: Final = 0.05  # seconds for which new keys and new peers are gathered before they are told
+# The same where others were told a moment ago: to tell twenty peers of each layer that containerd commits in a pull
+# costs more than to send it on.
+BETWEEN_TELLS: Final = 0.25
 # A new peer reads its own store first. Many keys wait for that: a second each, of so many, and so long at most.
 KEYS_A_SECOND: Final = 5000
 LONGEST_WAIT: Final = 3.0  # seconds
@@ -86,12 +90,14 @@ class Announcer:
             nursery.start_soon(self._follow_moves)
 
     async def _tell_as_due(self) -> None:
+        told_at = -math.inf
         while True:
             for region in self._republisher.due(trio.current_time(), self._knowledge.table.estimated_size()):
                 await self._tell(region)
             with trio.move_on_at(next_beat(trio.current_time(), SWEEP_PAUSE)):
                 await self._new_keys.wait()
-                await trio.sleep(GATHER_TIME)
+                await trio.sleep_until(max(trio.current_time() + GATHER_TIME, told_at + BETWEEN_TELLS))
+                told_at = trio.current_time()
 
     async def _tell(self, region: Region) -> None:
         await self._outbox.wait_room()
