@@ -228,7 +228,7 @@ class Node:
     def publish(self, target: bytes, keys: Sequence[bytes]) -> None:
         def send(lookup: Lookup) -> None:
             view = View([*lookup.known(), *self.table.peers(), self.contact])
-            for batch in batches(keys, view.closest):
+            for batch in batches(keys, view.holders):
                 self.tell(batch)
             self.republisher.told(keys, self.network.now)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil, inf, log2
 from typing import Final
@@ -29,6 +29,8 @@ _SPACE: Final = 1 << POSITION_BITS
 
 Closest = Callable[[int], list[bytes]]
 """The view of the network: the ids of the (at most k) closest peers to a position, nearest first (View.closest)."""
+Holders = Callable[[int], Collection[bytes]]
+"""The same in any order (View.holders)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class Republisher:
                 self._earliest = -inf
 
     def remove(self, keys: Iterable[bytes]) -> None:
-        """No longer ours; send the withdrawal to `batches(keys, closest)`."""
+        """No longer ours; send the withdrawal to `batches(keys, holders)`."""
         gone = {_entry(key) for key in keys}
         if len(gone) > _FEW:
             times = zip(self._entries, self._next, strict=True)
@@ -141,13 +143,13 @@ class Republisher:
 
     # When the network changes
 
-    def joined(self, peer_id: bytes, closest: Closest) -> Iterator[Batch]:
+    def joined(self, peer_id: bytes, holders: Holders) -> Iterator[Batch]:
         """A peer is new in the view: what it must be told, because it is among the closest of these keys.
 
         The keys are compared as the batches are taken, some 500 at a time: give way to others between them. A batch
         is empty where none of the keys compared meanwhile concerns the peer.
         """
-        return self._near(peer_id, lambda where: peer_id if peer_id in closest(where) else None)
+        return self._near(peer_id, lambda where: peer_id if peer_id in holders(where) else None)
 
     def left(self, peer_id: bytes, closest: Closest) -> Iterator[Batch]:
         """A peer is no longer in the view: who takes its place, and what these must be told. Lazy as `joined`."""
@@ -196,11 +198,11 @@ class Republisher:
         return start, bisect_left(self._entries, last.to_bytes(DIGEST_LENGTH, "big"))
 
 
-def batches(keys: Iterable[bytes], closest: Closest) -> list[Batch]:
+def batches(keys: Iterable[bytes], holders: Holders) -> list[Batch]:
     """The messages that bring each key to its closest peers, at most MAX_KEYS keys in each."""
     by_peer: defaultdict[bytes, list[bytes]] = defaultdict(list)
     for key in keys:
-        for peer_id in closest(digest_position(key)):
+        for peer_id in holders(digest_position(key)):
             by_peer[peer_id].append(key)
     return [Batch(peer_id, chunk) for peer_id, told in by_peer.items() for chunk in _chunks(told)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from peili.kademlia.contact import Contact
@@ -31,3 +31,7 @@ class View:
     def closest(self, target: int) -> list[bytes]:
         """The ids of the (at most k) closest peers to a position, nearest first."""
         return [self._by_position[where] for where in sorted(self._by_position, key=target.__xor__)[: self._k]]
+
+    def holders(self, target: int) -> Collection[bytes]:
+        """The same in any order: everybody where there are no more than k, without a look at the distance."""
+        return self._contacts.keys() if len(self._contacts) <= self._k else self.closest(target)

@@ -82,12 +82,12 @@ def test_regions_are_neighbourhoods_of_about_k_nodes_and_fit_one_message() -> No
 
 def test_batches_bring_each_key_to_its_closest_peers() -> None:
     view = View(network(100))
-    told = batches(keys(50), view.closest)
+    told = batches(keys(50), view.holders)
     holders: dict[bytes, set[bytes]] = {key: {b.peer_id for b in told if key in b.keys} for key in keys(50)}
     for key, peers in holders.items():
         nearest = sorted(network(100), key=lambda c: position(c.id) ^ digest_position(key))[:20]
         assert peers == {contact.id for contact in nearest}
-    many = batches(keys(2500), View(network(2)).closest)
+    many = batches(keys(2500), View(network(2)).holders)
     assert [len(batch.keys) for batch in many] == [MAX_KEYS, MAX_KEYS, 500] * 2
 
 
@@ -97,7 +97,7 @@ def test_a_peer_that_joins_is_told_exactly_the_keys_it_is_close_to(size: int) ->
     sweep.add(keys(1500))
     view = View(peers)
     newcomer = peers[-1].id
-    told = [key for batch in sweep.joined(newcomer, view.closest) for key in batch.keys]
+    told = [key for batch in sweep.joined(newcomer, view.holders) for key in batch.keys]
     wanted = {key for key in keys(1500) if newcomer in view.closest(digest_position(key))}
     assert len(told) == len(set(told))
     assert wanted
@@ -109,7 +109,7 @@ def test_a_few_keys_that_do_not_concern_a_newcomer_hide_no_farther_ones() -> Non
     sweep.add(keys(60))
     view = View(peers)
     for newcomer in peers[:100]:
-        told = {key for batch in sweep.joined(newcomer.id, view.closest) for key in batch.keys}
+        told = {key for batch in sweep.joined(newcomer.id, view.holders) for key in batch.keys}
         assert told == {key for key in keys(60) if newcomer.id in view.closest(digest_position(key))}
 
 
@@ -164,3 +164,12 @@ def test_an_empty_sweep_has_nothing_to_do() -> None:
     sweep.add(keys(1))
     sweep.remove(keys(1))
     assert sweep.due(math.inf, Random(1).randrange(1, 100)) == []
+
+
+@pytest.mark.parametrize("size", [1, 19, 20, 21, 60])
+def test_holders_are_the_closest_in_any_order(size: int) -> None:
+    view = View(network(size))
+    for key in keys(20):
+        where = digest_position(key)
+        assert sorted(view.holders(where)) == sorted(view.closest(where))
+        assert len(view.holders(where)) == min(size, 20)

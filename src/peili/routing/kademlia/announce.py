@@ -103,7 +103,7 @@ class Announcer:
         await self._outbox.wait_room()
         view = await self._around(region.target)
         keys = [key for key in region.keys if key in self.keys]  # some may have gone meanwhile
-        self._send(batches(keys, view.closest), view)
+        self._send(batches(keys, view.holders), view)
         self._republisher.told(keys, trio.current_time())
         await trio.lowlevel.checkpoint()
 
@@ -113,7 +113,7 @@ class Announcer:
             gone, self._withdrawn = list(self._withdrawn), set()
             view = self._view()
             for at in range(0, len(gone), KEYS_AT_ONCE):
-                self._send(batches(gone[at : at + KEYS_AT_ONCE], view.closest), view, provided=False)
+                self._send(batches(gone[at : at + KEYS_AT_ONCE], view.holders), view, provided=False)
                 await trio.lowlevel.checkpoint()
 
     async def _follow_moves(self) -> None:
@@ -123,7 +123,11 @@ class Announcer:
             moves, self._moves = self._moves, {}
             view = self._view()
             for peer_id, joined in moves.items():
-                planned = (self._republisher.joined if joined else self._republisher.left)(peer_id, view.closest)
+                planned = (
+                    self._republisher.joined(peer_id, view.holders)
+                    if joined
+                    else self._republisher.left(peer_id, view.closest)
+                )
                 for batch in planned:
                     self._send([batch], view)
                     await self._outbox.wait_room()
