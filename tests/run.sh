@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=$1
-computing=(tests/chart tests/properties tests/unit/follow tests/unit/kademlia tests/unit/oci)
+computing=(tests/chart tests/image tests/properties tests/unit/{follow,kademlia,members,observe,oci})
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 rm -f .coverage*
