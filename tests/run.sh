@@ -4,20 +4,28 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=$1
-computing=(tests/chart tests/image tests/properties tests/unit/{follow,kademlia,members,observe,oci})
+computing=(tests/chart tests/image/test_{image_layout,release}.py tests/properties tests/unit/{follow,kademlia,members,observe,oci})
 said=$(mktemp)
 trap 'rm -f "$said"' EXIT
 rm -f .coverage*
 
 COVERAGE_FILE=.coverage-computing nice -n 19 "$bin/pytest" --cov --cov-report= "${computing[@]}" >"$said" 2>&1 &
 beside=$!
-COVERAGE_FILE=.coverage-main "$bin/pytest" --cov --cov-report= "${computing[@]/#/--ignore=}"
-main=$?
+COVERAGE_FILE=.coverage-main "$bin/pytest" --cov --cov-report= "${computing[@]/#/--ignore=}" &
+main=$!
+stop() {
+  kill -TERM "$beside" "$main" 2>/dev/null
+  wait
+  exit 130
+}
+trap stop INT TERM
+wait "$main"
+waited=$?
 wait "$beside"
 computed=$?
 cat "$said"
 "$bin/coverage" combine --quiet .coverage-main .coverage-computing
 "$bin/coverage" report --skip-covered --fail-under=85
 covered=$?
-echo "tests that wait: $main, tests that compute: $computed, coverage: $covered (0 is well; failures are listed above)"
-exit $((main || computed || covered))
+echo "tests that wait: $waited, tests that compute: $computed, coverage: $covered (0 is well; failures are listed above)"
+exit $((waited || computed || covered))

@@ -81,7 +81,7 @@ class Pump:
         self._begin(job, trio.lowlevel.current_task())
 
         def abort(_: object) -> trio.lowlevel.Abort:
-            with job.turning:  # for a system call or two that do not wait
+            with job.turning:  # for one turn of this very job
                 if self._jobs.pop(job, None) is None:  # it has just ended, and its task is about to be told
                     return trio.lowlevel.Abort.FAILED
                 self._disarm(job.wait_for[0])

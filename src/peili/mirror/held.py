@@ -33,8 +33,8 @@ from peili.routing.protocol import Coordination
 _RELAY_STALL = 60.0
 # The first bytes are looked for this often, so that those who wait for a slot learn of them, in seconds.
 _LOOK_FIRST = 0.2
-# The same later, for all responses in one turn. When the last bytes came is known exactly, so a stall is noticed
-# in time as long as looks are more frequent than suspicion (0.4 s).
+# The same later, about, for all responses in one turn. When the last bytes came is known exactly, and a stall is
+# looked for in time besides (Stay.until); at this rate there is mostly no need to.
 _LOOK = 1 / 3
 # The same while containerd takes no byte: nothing stalls then, and there may be a thousand such.
 _LOOK_FULL = 2.0

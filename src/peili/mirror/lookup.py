@@ -151,7 +151,7 @@ class Lookup:
         """Race the providers of this key; the caller closes the answer of a Found.
 
         The ids of those that are at fault are added to `failed`. `known`: providers that are named already; others
-        are looked for only when these are slow.
+        are looked for only when these are slow, and not where all of them fail at once: then nobody is found.
         """
         started = trio.current_time()
         race = Race(self.limits, self._history, now=started, excluded=excluded)

@@ -235,6 +235,7 @@ class Mirror:
             trace.reason = THROWN_AWAY
             return
         excluded = banned | trace.failed
+        known = [each for each in known if each.peer_id not in excluded]
         if not wanted.head_only and self._verdicts.doubts(target.digest):
             outcome = await self._second_look.run(key, wanted, excluded)
         else:

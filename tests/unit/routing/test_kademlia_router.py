@@ -11,12 +11,11 @@ import trio
 from peili.kademlia.keyspace import kad_key, key_digest, position
 from peili.kademlia.message import Message, MessageType
 from peili.libp2p.connection import Connection
-from peili.libp2p.multiaddr import Multiaddr
+from peili.libp2p.host import DialError, Host
+from peili.libp2p.peer_id import PeerId
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
 from peili.routing.kademlia import KademliaRouter, KademliaSettings, announce, upkeep
-from peili.routing.kademlia.links import Links, PeerFailed
-from peili.routing.peer_ids import raw_id
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
 KEY = Key("sha256:" + "ab" * 32)
@@ -301,18 +300,18 @@ def test_keys_are_what_others_look_up() -> None:
 async def test_a_peer_that_was_named_but_not_reached_is_found_a_little_later(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep, "UNREACHED_INTERVAL", 0.1)
+    monkeypatch.setattr(upkeep, "UNREACHED_PAUSES", (0.1, 0.2, 0.4, 0.8))
     a = await cluster.start(5000)
-    connect, failed = Links._connect, 0
+    connect, failed = Host.connect, 0
 
-    async def overloaded(self: Links, peer_id: bytes, address: Multiaddr, timeout: float) -> Connection:
+    async def overloaded(self: Host, host: str, port: int, expected: PeerId | None, timeout: float) -> Connection:
         nonlocal failed
-        if peer_id != raw_id(a.router.peer_id) and failed < 3:
+        if port != port_of(a.router) and failed < 3:
             failed += 1
-            raise PeerFailed("not in time")
-        return await connect(self, peer_id, address, timeout)
+            raise DialError("not in time")
+        return await connect(self, host, port, expected, timeout)
 
-    monkeypatch.setattr(Links, "_connect", overloaded)
+    monkeypatch.setattr(Host, "connect", overloaded)
     b, c = await cluster.start(5001), await cluster.start(5002)
     await until(lambda: failed == 3)
     with trio.fail_after(5):

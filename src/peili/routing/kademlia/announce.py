@@ -94,10 +94,10 @@ class Announcer:
         while True:
             for region in self._republisher.due(trio.current_time(), self._knowledge.table.estimated_size()):
                 await self._tell(region)
+                told_at = trio.current_time()
             with trio.move_on_at(next_beat(trio.current_time(), SWEEP_PAUSE)):
                 await self._new_keys.wait()
                 await trio.sleep_until(max(trio.current_time() + GATHER_TIME, told_at + BETWEEN_TELLS))
-                told_at = trio.current_time()
 
     async def _tell(self, region: Region) -> None:
         await self._outbox.wait_room()
@@ -119,7 +119,8 @@ class Announcer:
     async def _follow_moves(self) -> None:
         while True:
             await self._moved.wait()
-            await trio.sleep(GATHER_TIME + min(len(self.keys) / KEYS_A_SECOND, LONGEST_WAIT))
+            many = min(len(self.keys) / KEYS_A_SECOND, LONGEST_WAIT) if any(self._moves.values()) else 0.0
+            await trio.sleep(GATHER_TIME + many)
             moves, self._moves = self._moves, {}
             view = self._view()
             for peer_id, joined in moves.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -9,6 +10,7 @@ import trio
 from peili.beat import sleep_to_beat
 from peili.kademlia.contact import Contact
 from peili.kademlia.keyspace import position
+from peili.kademlia.lookup import Lookup
 from peili.kademlia.message import Message, MessageType
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links, PeerFailed
@@ -17,9 +19,9 @@ from peili.routing.kademlia.signal import Signal
 
 TICK: Final = 1.0  # seconds
 NEIGHBOURHOOD_INTERVAL: Final = 300.0  # seconds between lookups of the own id, when nothing happens
-# The same where a peer near us was named and not reached; doubles as long as that is so. It would stay a stranger
+# Seconds before each further attempt to reach who was named near us and did not answer. It would stay a stranger
 # until somebody new comes: the table checks its own peers only.
-UNREACHED_INTERVAL: Final = 2.0
+UNREACHED_PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SHORTEST_PAUSE: Final = 0.2  # seconds at least between two of them; doubles while new peers keep coming
 LONGEST_PAUSE: Final = 10.0  # so that a whole cluster that starts at once does not drown in lookups
 REDIAL_PAUSES: Final = (0.0, 0.2, 1.0, 3.0)  # seconds before each attempt; the table's checks go on afterwards
@@ -79,19 +81,43 @@ class Upkeep:
 
     async def _explore(self) -> None:
         """Look up our own id, and a key of each bucket that was not looked at for long."""
-        knowledge, pause, interval = self._knowledge, SHORTEST_PAUSE, NEIGHBOURHOOD_INTERVAL
+        knowledge, pause = self._knowledge, SHORTEST_PAUSE
+        quiet = await self._wait_for_news(0.0, None)
         while True:
-            quiet_since = trio.current_time()
-            with trio.move_on_after(interval) as waiting:
-                await self._news.wait()
-            quiet = trio.current_time() - quiet_since > LONGEST_PAUSE
             pause = SHORTEST_PAUSE if quiet else min(2 * pause, LONGEST_PAUSE)
             lookup = await self._lookups.run(knowledge.own_id, MessageType.FIND_NODE, thorough=True)
-            longer = min(2 * interval, NEIGHBOURHOOD_INTERVAL) if waiting.cancelled_caught else UNREACHED_INTERVAL
-            interval = longer if lookup.unreached(knowledge.settings.k) else NEIGHBOURHOOD_INTERVAL
             for key in knowledge.table.to_refresh(trio.current_time(), knowledge.random):
                 await self._lookups.run(key, MessageType.FIND_NODE)
-            await trio.sleep(pause * knowledge.random.uniform(0.75, 1.25))
+            quiet = await self._wait_for_news(pause * knowledge.random.uniform(0.75, 1.25), lookup)
+
+    async def _wait_for_news(self, pause: float, lookup: Lookup | None) -> bool:
+        """Wait so many seconds at least; True: nothing happened for long. Who was not reached is tried again."""
+        quiet_since = trio.current_time() + pause
+        with trio.move_on_after(NEIGHBOURHOOD_INTERVAL):
+            async with trio.open_nursery() as nursery:
+                if lookup is not None:
+                    nursery.start_soon(self._reach, lookup)
+                await trio.sleep(pause)
+                await self._news.wait()
+                nursery.cancel_scope.cancel()
+        return trio.current_time() - quiet_since > LONGEST_PAUSE
+
+    async def _reach(self, lookup: Lookup) -> None:
+        """Try those again that others named; whoever answers is in the table then, and is news."""
+        for pause in UNREACHED_PAUSES:
+            await trio.sleep(pause)
+            unreached = lookup.unreached(self._knowledge.settings.k)  # late answers count, too
+            strangers = [each for each in unreached if self._knowledge.table.get(each.id) is None]
+            if not strangers:
+                return
+            async with trio.open_nursery() as nursery:
+                for contact in strangers:
+                    nursery.start_soon(self._greet, contact)
+
+    async def _greet(self, contact: Contact) -> None:
+        """Others named its address: a failure says nothing of the peer."""
+        with suppress(PeerFailed):
+            await self._lookups.ask(await self._links.reach(contact, insist=True), Message(MessageType.PING))
 
     async def lost(self, peer_id: bytes, in_order: bool) -> None:
         """The last connection to a peer ended. It is out of the candidates until it is back.
