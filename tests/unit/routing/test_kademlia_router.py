@@ -343,3 +343,25 @@ async def test_keys_that_come_one_after_another_are_told_together_but_the_first_
             await trio.sleep(2 * announce.GATHER_TIME)
     assert list(seen) == [0, 1, 5]
     assert seen[1] < 1.0 < seen[5]
+
+
+async def test_a_new_peer_is_told_of_many_keys_at_a_pace_and_of_none_that_went_meanwhile(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce, "KEYS_A_SECOND", 1500)
+    a = await cluster.start(5000)
+    keys = [Key(f"sha256:{number:064x}") for number in range(1200)]
+    await a.router.provide(keys)
+    await trio.sleep(4 * announce.GATHER_TIME)  # nobody is there to be told
+    started = trio.current_time()
+    b = await cluster.start(5001)
+    await until(lambda: len(a.router.statistics().peers) == 1)
+    await a.router.stop_providing(keys[:300])
+    await a.router.provide([KEY])
+    await until(lambda: b.router.statistics().records >= 500)
+    assert trio.current_time() - started > 0.5
+    await a.router.stop_providing(keys[300:600])
+    await until(lambda: b.router.statistics().records == 601)
+    await trio.sleep(1.0)
+    assert b.router.statistics().records == 601
+    assert not a.router._announcer._telling

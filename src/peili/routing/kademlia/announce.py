@@ -23,7 +23,8 @@ GATHER_TIME: Final = 0.05  # seconds for which new keys and new peers are gather
 # The same where others were told a moment ago: to tell twenty peers of each layer that containerd commits in a pull
 # costs more than to send it on.
 BETWEEN_TELLS: Final = 0.25
-# A new peer reads its own store first. Many keys wait for that: a second each, of so many, and so long at most.
+# What one new peer is told, after a wait of as long as that takes: it reads its own store first, and twenty others
+# have as much to tell.
 KEYS_A_SECOND: Final = 5000
 LONGEST_WAIT: Final = 3.0  # seconds
 SWEEP_PAUSE: Final = 1.0  # seconds between looks at what is due
@@ -44,6 +45,7 @@ class Announcer:
         self._holders: dict[bytes, Contact] = {}  # met in lookups for own keys, the latest last
         self._withdrawn: set[bytes] = set()
         self._moves: dict[bytes, bool] = {}  # peers that joined (True) or left, and are to be dealt with
+        self._telling: dict[bytes, trio.CancelScope] = {}  # peers because of whose moves others are told now
         self._new_keys, self._gone_keys, self._moved = Signal(), Signal(), Signal()
 
     def provide(self, keys: Collection[bytes]) -> None:
@@ -74,6 +76,8 @@ class Announcer:
     def left(self, peer_id: bytes) -> None:
         """A peer is gone: where it was among the closest, the next one is told."""
         self._holders.pop(peer_id, None)
+        if (telling := self._telling.get(peer_id)) is not None:
+            telling.cancel()
         if self._knowledge.table.sees_everybody:
             self._moves.pop(peer_id, None)  # nobody takes its place
         else:
@@ -117,22 +121,36 @@ class Announcer:
                 await trio.lowlevel.checkpoint()
 
     async def _follow_moves(self) -> None:
-        while True:
-            await self._moved.wait()
-            many = min(len(self.keys) / KEYS_A_SECOND, LONGEST_WAIT) if any(self._moves.values()) else 0.0
-            await trio.sleep(GATHER_TIME + many)
-            moves, self._moves = self._moves, {}
-            view = self._view()
-            for peer_id, joined in moves.items():
-                planned = (
-                    self._republisher.joined(peer_id, view.holders)
-                    if joined
-                    else self._republisher.left(peer_id, view.closest)
-                )
-                for batch in planned:
-                    self._send([batch], view)
-                    await self._outbox.wait_room()
-                    await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._moved.wait()
+                await trio.sleep(GATHER_TIME)
+                moves, self._moves = self._moves, {}
+                for peer_id, joined in moves.items():
+                    if (before := self._telling.get(peer_id)) is not None:
+                        before.cancel()
+                    scope = self._telling[peer_id] = trio.CancelScope()
+                    nursery.start_soon(self._follow_move, peer_id, joined, scope)
+
+    async def _follow_move(self, peer_id: bytes, joined: bool, scope: trio.CancelScope) -> None:
+        with scope:
+            if joined:
+                await trio.sleep(min(len(self.keys) / KEYS_A_SECOND, LONGEST_WAIT))
+            view, planned = self._view(), list[Batch]()
+            moved = (
+                self._republisher.joined(peer_id, view.holders)
+                if joined
+                else self._republisher.left(peer_id, view.closest)
+            )
+            for batch in moved:
+                planned += [batch] if batch.keys else []
+                await trio.lowlevel.checkpoint()
+            for batch in planned:
+                await self._outbox.wait_room()
+                self._send([batch], view)
+                await trio.sleep(len(batch.keys) / KEYS_A_SECOND)
+        if self._telling.get(peer_id) is scope:
+            del self._telling[peer_id]
 
     async def _around(self, target: bytes) -> View:
         """The peers closest to a region of keys: all where all are known, else by a lookup."""
