@@ -171,11 +171,15 @@ class StoreIndex:
             self.set_image(name, target)
 
     def unread(self) -> list[Unread]:
-        """What the store must read now and give to `learn`, or `remove` where it cannot be read or is corrupt."""
+        """What the store must read now and give to `learn`, or `remove` where it cannot be read or is corrupt.
+
+        What is named as a manifest comes first: most of the rest is what these name, and need not be read.
+        """
         waiting = ((key, self._entries.get(key)) for key in self._unread)
         unread = [(key, entry) for key, entry in waiting if entry is not None and entry.to_read]
         self._unread = {key for key, _ in unread}
-        return [Unread(Digest.parse(key), entry.size, entry.kind) for key, entry in unread]
+        named = [(key, entry) for key, entry in unread if entry.kind in _MANIFEST_KINDS]
+        return [Unread(Digest.parse(key), entry.size, entry.kind) for key, entry in named or unread]
 
     def learn(self, digest: Digest, manifest: Manifest | None) -> None:
         """What reading gave: a manifest whose bytes have this digest, or None where it is something else."""

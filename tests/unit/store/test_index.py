@@ -78,6 +78,19 @@ def test_what_a_manifest_names_is_not_read() -> None:
     assert index.descriptor(LAYER.digest) == LAYER
 
 
+def test_named_manifests_are_read_first_and_what_they_name_not_at_all() -> None:
+    index, more = StoreIndex(), Digest.of(b"more")
+    for digest, size in ((LAYER.digest, LAYER.size), (more, 4), (IMAGE.descriptor.digest, IMAGE.descriptor.size)):
+        index.put(digest, size, Evidence.VERIFIED)
+    index.set_image(NAME, IMAGE.descriptor)
+    first = index.unread()
+    assert [item.digest for item in first] == [IMAGE.descriptor.digest]
+    index.learn(first[0].digest, read(IMAGE.blobs[IMAGE.descriptor.digest]))
+    assert [item.digest for item in index.unread()] == [more]
+    index.learn(more, None)
+    assert index.unread() == []
+
+
 def test_large_content_that_nobody_names_is_offered_unread() -> None:
     index = StoreIndex()
     index.put(LAYER.digest, 5 * 2**30, Evidence.WHOLE)
