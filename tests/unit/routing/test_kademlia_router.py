@@ -318,33 +318,6 @@ async def test_a_peer_that_was_named_but_not_reached_is_found_a_little_later(
         await until(lambda: all(len(running.router.statistics().peers) == 2 for running in (a, b, c)))
 
 
-async def test_keys_that_come_one_after_another_are_told_together_but_the_first_at_once(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(announce, "BETWEEN_TELLS", 2.0)
-    monkeypatch.setattr(announce, "SWEEP_PAUSE", 60.0)
-    a, b = [await cluster.start(5000 + n) for n in range(2)]
-    await until(lambda: all(len(running.router.statistics().peers) == 1 for running in (a, b)))
-    await trio.sleep(4 * announce.GATHER_TIME)  # what is told to a new peer is over
-    started = trio.current_time()
-    seen: dict[int, float] = {}
-
-    async def look() -> None:
-        while len(seen) < 3:
-            seen.setdefault(a.router.statistics().records, trio.current_time() - started)
-            await trio.sleep(0.005)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(look)
-        await b.router.provide([KEY])
-        await until(lambda: a.router.statistics().records == 1)
-        for number in range(4):
-            await b.router.provide([Key(f"docker.io/library/alpine:{number}")])
-            await trio.sleep(2 * announce.GATHER_TIME)
-    assert list(seen) == [0, 1, 5]
-    assert seen[1] < 1.0 < seen[5]
-
-
 async def test_a_new_peer_is_told_of_many_keys_at_a_pace_and_of_none_that_went_meanwhile(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable
 from typing import Final
 
@@ -20,9 +19,6 @@ from peili.routing.kademlia.outbox import Outbox
 from peili.routing.kademlia.signal import Signal
 
 GATHER_TIME: Final = 0.05  # seconds for which new keys and new peers are gathered before they are told
-# The same where others were told a moment ago: to tell twenty peers of each layer that containerd commits in a pull
-# costs more than to send it on.
-BETWEEN_TELLS: Final = 0.25
 # What one new peer is told, after a wait of as long as that takes: it reads its own store first, and twenty others
 # have as much to tell.
 KEYS_A_SECOND: Final = 5000
@@ -94,14 +90,12 @@ class Announcer:
             nursery.start_soon(self._follow_moves)
 
     async def _tell_as_due(self) -> None:
-        told_at = -math.inf
         while True:
             for region in self._republisher.due(trio.current_time(), self._knowledge.table.estimated_size()):
                 await self._tell(region)
-                told_at = trio.current_time()
             with trio.move_on_at(next_beat(trio.current_time(), SWEEP_PAUSE)):
                 await self._new_keys.wait()
-                await trio.sleep_until(max(trio.current_time() + GATHER_TIME, told_at + BETWEEN_TELLS))
+                await trio.sleep(GATHER_TIME)
 
     async def _tell(self, region: Region) -> None:
         await self._outbox.wait_room()
