@@ -146,7 +146,7 @@ class Mirror:
     ) -> None:
         if small and search.found:
             # It is committed somewhere, and too little to be worth a place in the tree: nobody else need be asked.
-            await self._answer_committed(exchange, key, target, wanted_range, trace, known=tuple(search.found))
+            await self._answer_committed(exchange, key, target, wanted_range, trace, known=search.found)
             if exchange.started or trace.size is not None:
                 return
         if await self._answer_from_tree(

@@ -19,8 +19,7 @@ def test_a_beat_is_near_ahead_and_a_multiple(now: float, interval: float) -> Non
     assert next_beat(beat + 0.01 * interval, interval) == pytest.approx(beat + interval)
 
 
-async def test_tasks_that_began_at_different_times_wake_together() -> None:
-    clock = MockClock(autojump_threshold=0)
+async def test_tasks_that_began_at_different_times_wake_together(autojump_clock: MockClock) -> None:
     woke: list[tuple[float, float]] = []
 
     async def look(delay: float, interval: float) -> None:
@@ -29,12 +28,9 @@ async def test_tasks_that_began_at_different_times_wake_together() -> None:
             await sleep_to_beat(interval)
             woke.append((interval, round(trio.current_time(), 6)))
 
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            for delay, interval in ((0.1, 1.0), (0.37, 1.0), (0.62, 1 / 3), (0.9, 0.5)):
-                nursery.start_soon(look, delay, interval)
-
-    await trio.to_thread.run_sync(lambda: trio.run(main, clock=clock))
+    async with trio.open_nursery() as nursery:
+        for delay, interval in ((0.1, 1.0), (0.37, 1.0), (0.62, 1 / 3), (0.9, 0.5)):
+            nursery.start_soon(look, delay, interval)
     seconds = [time for interval, time in woke if interval == 1.0 and time > 2]
     assert len(seconds) >= 2 * 98
     assert all(seconds.count(time) == 2 for time in seconds)

@@ -137,7 +137,7 @@ class Announcer:
                 else self._republisher.left(peer_id, view.closest)
             )
             for batch in moved:
-                planned += [batch] if batch.keys else []
+                planned.append(batch)
                 await trio.lowlevel.checkpoint()
             for batch in planned:
                 await self._outbox.wait_room()

@@ -46,10 +46,14 @@ class Lookups:
         self._knowledge.heard(link)
         return answer
 
+    async def ping(self, contact: Contact) -> None:
+        """Reach a peer, by an address that failed lately, too; it is heard afterwards. Raise PeerFailed."""
+        await self.ask(await self._links.reach(contact, insist=True), Message(MessageType.PING))
+
     async def check(self, contact: Contact) -> bool:
         """Whether a peer of the table lives; it is heard or suspect afterwards."""
         try:
-            await self.ask(await self._links.reach(contact, insist=True), Message(MessageType.PING))
+            await self.ping(contact)
         except PeerFailed:
             self._knowledge.failed(contact.id)
             return False

@@ -117,7 +117,7 @@ class Upkeep:
     async def _greet(self, contact: Contact) -> None:
         """Others named its address: a failure says nothing of the peer."""
         with suppress(PeerFailed):
-            await self._lookups.ask(await self._links.reach(contact, insist=True), Message(MessageType.PING))
+            await self._lookups.ping(contact)
 
     async def lost(self, peer_id: bytes, in_order: bool) -> None:
         """The last connection to a peer ended. It is out of the candidates until it is back.
