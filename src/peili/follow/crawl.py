@@ -24,8 +24,8 @@ class CrawlWatch:
         self._since, self._offset = now, offset
 
     def grew(self, now: float, offset: int) -> None:
-        """There are so many bytes now."""
-        if offset - self._offset >= SLOW_RATE * SLOW_WINDOW:
+        """There are so many bytes now. A window begins where they come slowly: no burst before counts in it."""
+        if offset - self._offset >= SLOW_RATE * (now - self._since):
             self.begin(now, offset)
 
     def crawls(self, now: float, offset: int, total: int) -> bool:

@@ -24,9 +24,7 @@ PLACES = {"before the head": None, "start": 0, "middle": len(CONTENT) // 2, "nea
 ENDINGS: list[Ending] = [end, reset, silence, crawl]
 STALL = 1.0  # seconds, --stall-timeout here
 IN_FLIGHT = 2 << 20  # bytes, at most, that a holder had sent and that its reset made void
-# Seconds more that a busy machine may take: two windows of follow/crawl.py, where a burst falls into the first one
-# and little is left to come.
-SLACK = 14.0
+SLACK = 8.0  # seconds more that a busy machine may take
 
 
 @pytest.fixture

@@ -411,6 +411,18 @@ def test_a_committed_source_that_crawls_is_left_for_another() -> None:
     assert choice.next_step(6.0) == GoUpstream(leading=True, reason="lead")
 
 
+def test_a_source_that_crawls_after_a_burst_is_left_a_window_later_however_little_is_left() -> None:
+    choice = relaying(source(b"a", committed=True))
+    choice.know_total(6_000_000)
+    choice.grew(5_900_000, 0.2)
+    choice.grew(5_999_000, 0.5)
+    assert isinstance(choice.next_step(0.5), RenewNow)
+    choice.answered(Keep(1, 500), 0.5)
+    now, step = crawl(choice, 0.5, 4, 60)
+    assert isinstance(step, JoinNow)
+    assert now <= 0.5 + SLOW_WINDOW + 1
+
+
 def test_who_is_quick_enough_or_nearly_done_or_receives_it_itself_is_not_left_for_its_rate() -> None:
     quick = relaying(source(b"a", committed=True))
     crawl(quick, 0.0, SLOW_RATE * 1.5, 30)
