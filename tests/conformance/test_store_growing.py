@@ -105,6 +105,7 @@ async def test_after_the_commit_the_open_file_is_the_content(under_test: StoreUn
             assert blob.committed()
             assert blob.ended()
             assert not blob.vanished()
+            assert not blob.thrown_away()
             assert os.pread(blob.fileno, blob.total + 1, 0) == incoming.content
             assert ingests(store, incoming) == []
             with growing(store, incoming) as again:  # the index may not know it yet
@@ -121,6 +122,7 @@ async def test_a_pull_that_fails_leaves_the_open_bytes_and_nothing_else(under_te
             await wait_vanished(blob)
             assert blob.ended()
             assert not blob.committed()
+            assert blob.thrown_away()
             assert not await blob.wait(blob.size(), PATIENCE)
             assert os.pread(blob.fileno, blob.total, 0) == incoming.content[: 2 * MEBIBYTE]
             assert store.growing(blob.digest) is None

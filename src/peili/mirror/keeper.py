@@ -168,8 +168,9 @@ class Keeper:
             with scope:
                 with blob:
                     outcome = await _Watch(self, digest, blob, leading=leading, unasked=unasked).run()
-                    whole = blob.size() >= blob.total
-                if outcome is Outcome.COMMITTED:
+                    whole, thrown_away = blob.size() >= blob.total, blob.thrown_away()
+                if outcome is Outcome.COMMITTED or (outcome is Outcome.VANISHED and not thrown_away):
+                    # Right, though it may have been removed since.
                     self._poison.committed(key)
                 elif outcome is Outcome.VANISHED and not whole:
                     # Upstream broke off, or the pull was cancelled.

@@ -191,6 +191,7 @@ class Mirror:
             if isinstance(found.answer, Stream):  # its head says more than the ingest of our containerd
                 await found.answer.response.aclose()
                 return False
+            trace.reason = ""  # of those that were asked before
             with closing(found.answer) as whole:
                 try:
                     span = whole.span if wanted_range is None else wanted_range.resolve(whole.descriptor.size)

@@ -89,7 +89,7 @@ class Verdicts:
             with blob, trio.move_on_after(LONGEST_WATCH):
                 while not blob.ended():
                     await blob.wait(blob.total, _LOOK)
-                if blob.committed() or self._is_held(digest):
+                if not blob.thrown_away() or self._is_held(digest):
                     self._poison.committed(follow_key(digest))
                 else:
                     self._judge(digest, complete_only=True)

@@ -37,15 +37,26 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 class GrowingFile:
     """A GrowingBlob (see peili.store.protocol) over an open file. Owns `fileno`."""
 
-    __slots__ = ("_committed_path", "_fileno", "_growth", "_pulse", "digest", "total")
+    __slots__ = ("_committed_path", "_fileno", "_growth", "_pulse", "_was_committed", "digest", "total")
 
-    def __init__(self, digest: Digest, total: int, fileno: int, committed_path: Path, growth: GrowthWatch) -> None:
+    def __init__(
+        self,
+        digest: Digest,
+        total: int,
+        fileno: int,
+        committed_path: Path,
+        growth: GrowthWatch,
+        *,
+        was_committed: bool = False,
+    ) -> None:
+        """`was_committed`: it is known to be, or to have been, the store's content."""
         self.digest = digest
         self.total = total
         self._fileno = fileno
         self._committed_path = committed_path
         self._growth = growth
         self._pulse: Pulse | None = None
+        self._was_committed = was_committed
 
     @property
     def fileno(self) -> int:
@@ -72,7 +83,18 @@ class GrowingFile:
             there = self._committed_path.lstat()
         except OSError:
             return False
-        return os.path.samestat(there, os.fstat(self.fileno))
+        same = os.path.samestat(there, os.fstat(self.fileno))
+        self._was_committed = self._was_committed or same
+        return same
+
+    def thrown_away(self) -> bool:
+        """Whether the file was deleted and, as far as was seen, never was the store's content."""
+        if not self.vanished() or self._was_committed:
+            return False
+        if self._pulse is None:
+            return True
+        self._growth.catch_up()
+        return not self._pulse.moved
 
     def ended(self) -> bool:
         """Whether it grows no more."""
@@ -179,7 +201,9 @@ class Ingests:
         if not os.path.samestat(found, seen):
             os.close(fileno)
             return None
-        return GrowingFile(digest, found.st_size, fileno, blob_path(root, digest), self.growth)
+        return GrowingFile(
+            digest, found.st_size, fileno, blob_path(root, digest), self.growth, was_committed=True
+        )
 
 
 def ingest_directory(root: Path, namespace: str, kind: str, digest: Digest) -> Path:

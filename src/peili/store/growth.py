@@ -22,12 +22,16 @@ _GROWTH = Mask.MODIFY | Mask.ATTRIB | Mask.MOVE_SELF | Mask.DELETE_SELF
 
 
 class Pulse:
-    """One watched file. `changed` is set by the next event and then replaced by a fresh one."""
+    """One watched file. `changed` is set by the next event and then replaced by a fresh one.
 
-    __slots__ = ("changed", "users", "watch")
+    `moved`: it was renamed, which is a commit.
+    """
+
+    __slots__ = ("changed", "moved", "users", "watch")
 
     def __init__(self, watch: int) -> None:
         self.watch = watch
+        self.moved = False
         self.changed = trio.Event()
         self.users = 0
 
@@ -82,6 +86,12 @@ class GrowthWatch:
             if self._inotify is not None:
                 self._inotify.remove(pulse.watch)
 
+    def catch_up(self) -> None:
+        """Hand out the events that have come and were not read yet: `Pulse.moved` is true of this moment then."""
+        if self._inotify is not None:
+            for event in self._inotify.waiting():
+                self._dispatch(event.watch, event.mask)
+
     @property
     def watches(self) -> int:
         """How many files are watched."""
@@ -91,6 +101,7 @@ class GrowthWatch:
         if mask & Mask.Q_OVERFLOW:
             self._wake_all()
         elif (pulse := self._pulses.get(watch)) is not None:
+            pulse.moved = pulse.moved or Mask.MOVE_SELF in mask
             pulse.beat()
 
     def _wake_all(self) -> None:

@@ -163,9 +163,19 @@ class Inotify(_Base):
         await trio.lowlevel.checkpoint()
         while True:
             try:
-                return parse_events(os.read(self._fileno, READ_BYTES))
+                return self._read()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._fileno)
+
+    def waiting(self) -> list[Event]:
+        """The events that have not been read yet, none where there are none; whoever iterates does not get them."""
+        try:
+            return self._read()
+        except BlockingIOError:
+            return []
+
+    def _read(self) -> list[Event]:
+        return parse_events(os.read(self._fileno, READ_BYTES))
 
     def close(self) -> None:
         """Give the descriptor back; whoever waits for it gets trio.ClosedResourceError."""

@@ -159,6 +159,14 @@ class GrowingBlob(Protocol):
         """Whether exactly this file is the store's verified content of the digest now."""
         ...
 
+    def thrown_away(self) -> bool:
+        """Whether the file was deleted and never was the store's content, as far as was seen.
+
+        What is committed may be deleted a moment later: an image that is removed, layers that containerd discards
+        once they are unpacked. Seen for certain while somebody is in `wait` and there is inotify.
+        """
+        ...
+
     def ended(self) -> bool:
         """Whether it grows no more: committed or vanished. What `size` says is all there will be."""
         ...

@@ -206,6 +206,29 @@ async def test_who_asks_without_writing_says_nothing_about_the_peers(tmp_path: P
             assert (await puller.get(blob(LAYERS[0]))).body == IMAGE.blobs[LAYERS[0].digest]
 
 
+@pytest.mark.parametrize("follow", [False, True])
+async def test_a_layer_that_is_discarded_in_the_moment_of_its_commit_blames_nobody(
+    tmp_path: Path, follow: bool
+) -> None:
+    """As containerd may do with discard_unpacked_layers."""
+    network = MemoryNetwork()
+    async with (
+        running_node(network, tmp_path / "1") as holder,
+        running_node(
+            network, tmp_path / "2", change=lambda settings: settings if follow else replace(settings, follow=None)
+        ) as puller,
+    ):
+        await hold(holder)
+        for layer in LAYERS:
+            ingest = Ingest(puller.layout.directory, layer)
+            ingest.write((await puller.get(blob(layer))).body)
+            await trio.sleep(0.1)  # until its end is waited for
+            ingest.commit()
+            puller.layout.remove_blobs([layer.digest])
+        assert {record.providers for record in await puller.records(3)} == {(f"{holder.host}:{PORT}",)}
+        assert "peili_bodies_thrown_away_total 0.0" in puller.node.metrics.render().decode()
+
+
 async def test_an_image_that_is_pulled_removed_and_pulled_again_blames_nobody(tmp_path: Path) -> None:
     network = MemoryNetwork()
     async with running_node(network, tmp_path / "1") as holder, running_node(network, tmp_path / "2") as puller:

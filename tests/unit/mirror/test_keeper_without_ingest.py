@@ -44,6 +44,9 @@ class FakeBlob:
     def committed(self) -> bool:
         return False
 
+    def thrown_away(self) -> bool:
+        return self.gone
+
     async def wait(self, size: int, timeout: float) -> None:
         with trio.move_on_after(timeout):
             while self.written <= size:

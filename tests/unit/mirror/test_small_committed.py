@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,14 +12,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from peili.mirror.attempt import Whole
 from peili.mirror.led_images import LedImages
-from peili.mirror.lookup import Lookup
+from peili.mirror.lookup import Found, Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
 from peili.mirror.search import Search
+from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, ManifestTarget
 from peili.oci.key import Key
+from peili.oci.media_types import OCTET_STREAM
+from peili.oci.ranges import Span
 from peili.routing.protocol import Provider
 
 DIGEST = Digest.of(b"content")
@@ -80,6 +85,36 @@ class Story:
 )
 async def test_who_is_asked(small: bool, known: bool, answers: bool, asked: Collection[str]) -> None:
     assert await Story(small=small, known=known, committed_answers=answers).play() == asked
+
+
+async def test_what_the_tree_gives_after_the_known_holder_failed_is_a_hit_for_the_log() -> None:
+    story = Story(small=True, known=True, committed_answers=False)
+    body, released = b"content", []
+    whole = Whole(
+        Provider("peer", "10.0.0.1", 5000),
+        Descriptor(DIGEST, OCTET_STREAM, len(body)),
+        Span(0, len(body)),
+        body,
+        cast(Any, SimpleNamespace(release=lambda: released.append(True))),
+    )
+
+    async def failed(*parts: Any, known: object = ()) -> None:
+        parts[4].reason = "no_provider"
+
+    async def found(*_: object) -> Found:
+        return Found(whole, 1, 0.0)
+
+    async def respond(status: int, headers: object, sent: memoryview) -> None:
+        assert (status, bytes(sent)) == (200, body)
+        story.exchange.started = True
+
+    stub = cast(Any, story.mirror)
+    stub._answer_committed = failed
+    stub._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
+    stub._follower.answer_small = found
+    story.exchange.respond = respond
+    trace = await story.mirror.answer(cast(Any, story.exchange), Key(str(DIGEST)), BLOB, None)
+    assert (trace.reason, trace.providers, released) == ("", ["10.0.0.1:5000"], [True])
 
 
 async def test_manifest_and_config_that_follow_a_led_index_are_led_without_a_question() -> None:

@@ -108,6 +108,25 @@ async def test_a_commit_without_further_bytes_wakes_at_once(tmp_path: Path, inco
             assert blob.committed()
 
 
+@pytest.mark.parametrize(
+    ("end", "thrown_away"),
+    [(FileIncoming.finish, False), (FileIncoming.fail, True), (FileIncoming.kill, False)],
+    ids=["committed", "failed", "left over"],
+)
+async def test_what_is_removed_in_the_moment_of_its_commit_was_not_thrown_away(
+    tmp_path: Path, incoming: FileIncoming, end: Callable[[FileIncoming], Awaitable[None]], thrown_away: bool
+) -> None:
+    async with ingests() as found:
+        with opened(found, tmp_path) as blob:
+            assert not await blob.wait(0, 0)
+            assert not blob.thrown_away()
+            await end(incoming)  # never waits, so that nobody has looked when the file is removed
+            path = tmp_path / "blobs" / DESCRIPTOR.digest.algorithm / DESCRIPTOR.digest.hex
+            path.unlink(missing_ok=True)
+            assert blob.vanished() is not (end is FileIncoming.kill)
+            assert blob.thrown_away() is thrown_away
+
+
 @pytest.mark.usefixtures("only_events")
 async def test_growth_between_two_waits_is_not_missed(tmp_path: Path, incoming: FileIncoming) -> None:
     async with ingests() as found:
