@@ -201,9 +201,7 @@ class Ingests:
         if not os.path.samestat(found, seen):
             os.close(fileno)
             return None
-        return GrowingFile(
-            digest, found.st_size, fileno, blob_path(root, digest), self.growth, was_committed=True
-        )
+        return GrowingFile(digest, found.st_size, fileno, blob_path(root, digest), self.growth, was_committed=True)
 
 
 def ingest_directory(root: Path, namespace: str, kind: str, digest: Digest) -> Path:
