@@ -23,7 +23,7 @@ from peili.follow.coordinator import Coordinator
 from peili.follow.failed_sources import SourceFailure
 from peili.follow.growth import Growth, GrowthWatch
 from peili.follow.message import Answer, Ask, Join, Leave, Outcome, Peer, Renew, Source
-from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, judge
+from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, StandIn, judge
 from peili.follow.serving import Admission, admit
 from peili.follow.settings import FollowSettings
 from peili.follow.slots import LAST_SLOT_SECONDS, Slots, Verdict
@@ -35,6 +35,7 @@ LATENCY = 0.001  # seconds, one way
 HEAD_TIMEOUT = 0.5  # seconds until a source that accepts and says nothing has failed
 NOTICED = 2.0  # seconds until routing knows that a node is gone
 ZERO_BYTE_LIMIT = 4  # containerd's own
+_STAND_IN, _UNHEARD = -1, -2  # places of answers that are no coordinator's
 
 
 class State(Enum):
@@ -440,10 +441,24 @@ class Asked:
         self.replies: dict[int, Answer | None] = {}
         self.silent = node.silences.places([each.peer.id for each in coordinators], network.now)
         self.listens = 0.0
+        self.ask = ask
+        self.stand_in = StandIn(ask, len(coordinators))
+        self.decisive: Answer | None = None
         network.result.messages += len(coordinators)
         for place, coordinator in enumerate(coordinators):
             asked = replace(ask, alone=bool(self.silent)) if isinstance(ask, Join) else ask
             network.at(self._way(coordinator), partial(self._arrive, place, coordinator, asked))
+        if StandIn.is_told(ask) and len(coordinators) <= COORDINATORS:
+            self._ask_stand_in(_UNHEARD)
+        self._judge()
+
+    def _ask_stand_in(self, place: int) -> None:
+        network, silences = self.network, self.node.silences
+        others = network.candidates(self.ask.key)[COORDINATORS:]
+        asked = next((node for node in others if not silences.has(node.peer.id, network.now)), None)
+        if asked is not None:
+            network.result.messages += 1
+            network.at(self._way(asked), partial(self._arrive, place, asked, self.ask))
 
     def _way(self, coordinator: Node) -> float:
         return 0.0 if coordinator is self.node else LATENCY
@@ -477,22 +492,29 @@ class Asked:
         self._reply(place, None)
 
     def _reply(self, place: int, answer: Answer | None) -> None:
-        if answer is not None:
+        if answer is not None and place >= 0:
             self.node.silences.heard(self.coordinators[place].peer.id)
-        self.replies[place] = answer
+        if place == _STAND_IN:
+            self.decisive = answer
+        elif place >= 0:
+            self.replies[place] = answer
         self._judge()
 
     def _judge(self) -> None:
         if self.answered is None:
             return
         elapsed = self.network.now - self.started + 1e-9
-        judged = judge(self.replies, len(self.coordinators), elapsed, self.silent)
+        judged = judge(self.replies, len(self.coordinators), elapsed, self.silent, self.decisive)
         if isinstance(judged, Counts):
             answered, self.answered = self.answered, None
             answered(judged.answer)
-        elif judged.until != self.listens:
-            self.listens = judged.until
-            self.network.at(judged.until - elapsed + 1e-9, self._judge)
+            return
+        if elapsed >= self.stand_in.next_at(self.replies):
+            self._ask_stand_in(_STAND_IN if self.stand_in.asked() else _UNHEARD)
+        until = min(judged.until, self.stand_in.next_at(self.replies))
+        if until != self.listens:
+            self.listens = until
+            self.network.at(until - elapsed + 1e-9, self._judge)
 
 
 class Network:
@@ -537,17 +559,21 @@ class Network:
 
     # Messages
 
-    def coordinators(self, key: bytes, silences: Silences | None = None) -> list[Node]:
-        """The two closest nodes, the closest first; more where both are silent."""
+    def candidates(self, key: bytes) -> list[Node]:
+        """The closest nodes that are not known to be gone, the closest first."""
         ordered = self._coordinators.get(key)
         if ordered is None:
             target = int.from_bytes(key)
             ordered = sorted(self.nodes, key=lambda node: int.from_bytes(node.peer.id) ^ target)
             self._coordinators[key] = ordered
-        known = [node for node in ordered[:64] if node.alive or self.now - node.failed_at < NOTICED]
+        return [node for node in ordered[:64] if node.alive or self.now - node.failed_at < NOTICED][:CANDIDATES]
+
+    def coordinators(self, key: bytes, silences: Silences | None = None) -> list[Node]:
+        """The two closest nodes, the closest first; more where both are silent."""
+        known = self.candidates(key)
         chosen = known[:COORDINATORS]
         if silences is not None and all(silences.has(node.peer.id, self.now) for node in chosen):
-            others = [node for node in known[:CANDIDATES] if not silences.has(node.peer.id, self.now)]
+            others = [node for node in known if not silences.has(node.peer.id, self.now)]
             chosen += others[:COORDINATORS]
         return chosen
 

@@ -6,11 +6,13 @@ itself, so two of them may disagree: the closer one counts wherever it can be ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from peili.follow.message import Answer, Follow, Lead
+from peili.follow.deputy import SOLE
+from peili.follow.message import Answer, Ask, Follow, Join, Lead, Purpose, Renew
 
 COORDINATORS: Final = 2  # of one digest
 CANDIDATES: Final = 2 * COORDINATORS  # that are remembered: the next ones take over where both are silent
@@ -20,6 +22,7 @@ LEAD_PATIENCE: Final = 0.2
 # Who says Lead has waited already where nobody else wants it (deputy.py).
 SOLE_PATIENCE: Final = 0.005
 ASK_TIMEOUT: Final = 0.3  # seconds; with both silent the node goes on by itself
+STAND_IN_AFTER: Final = 0.015  # seconds without a word of both until the next node is asked, the stand-in
 SILENT_TIME: Final = 3.0  # seconds for which a coordinator that did not answer in time is not waited for
 # But for a Lead: until it has been silent for so many seconds in all, and beyond that a moment each time.
 FROZEN_TIME: Final = 0.55
@@ -64,6 +67,39 @@ class Silences:
         }
 
 
+class StandIn:
+    """The next candidate, asked to make sure that nobody else fetches what both coordinators are silent about.
+
+    It has said Lead to the first one that asked it, which says nothing yet: of a herd each asks it a moment later.
+    Who is still the only one after SOLE seconds leads. Whoever leads already has told the stand-in, too.
+    """
+
+    __slots__ = ("_due",)
+
+    def __init__(self, ask: Ask, count: int) -> None:
+        """`count`: how many were asked at the start; more than COORDINATORS where the stand-in is among them."""
+        self._due: list[float] = []  # seconds after the question
+        if isinstance(ask, Join) and ask.purpose is Purpose.FIRST:
+            begun = count > COORDINATORS
+            self._due = [SOLE] if begun else [STAND_IN_AFTER, STAND_IN_AFTER + SOLE]
+
+    def next_at(self, replies: Mapping[int, Answer | None]) -> float:
+        """When to ask it next, in seconds after the question; math.inf where it need not be asked."""
+        if not self._due or any(replies.get(place) is not None for place in range(COORDINATORS)):
+            return math.inf
+        return self._due[0]
+
+    def asked(self) -> bool:
+        """It is asked now; return whether its answer decides."""
+        self._due.pop(0)
+        return not self._due
+
+    @staticmethod
+    def is_told(ask: Ask) -> bool:
+        """Whether it is to hear of this as well, as the coordinators do: somebody leads."""
+        return isinstance(ask, Renew) and not ask.source
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """This answer counts; None: no coordinator gave one."""
@@ -79,14 +115,24 @@ class Listen:
 
 
 def judge(
-    replies: Mapping[int, Answer | None], count: int, elapsed: float, silent: Mapping[int, float]
+    replies: Mapping[int, Answer | None],
+    count: int,
+    elapsed: float,
+    silent: Mapping[int, float],
+    stand_in: Answer | None = None,
 ) -> Counts | Listen:
     """What the replies so far mean, `elapsed` seconds after `count` coordinators were asked.
 
     `replies`: by the coordinator's place, 0 for the closest; None where it failed. `silent`: the places of those
     that did not answer lately. They are not waited for beside one that does, but where that one says Lead: then
-    for so many seconds.
+    for so many seconds. `stand_in`: what it said at last; it counts where both coordinators are silent.
     """
+    if (
+        isinstance(stand_in, Lead)
+        and stand_in.sole
+        and all(replies.get(each) is None for each in range(COORDINATORS))
+    ):
+        return Counts(stand_in)
     best = min((place for place, answer in replies.items() if answer is not None), default=None)
     if best is None:
         over = len(replies) >= count or elapsed >= ASK_TIMEOUT

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from peili.follow.coordinator import Coordinator
 from peili.follow.deputy import HOLD, SOLE
-from peili.follow.message import Answer, Follow, Join, Keep, Lead, Peer, Purpose, Renew, Source, Wait
+from peili.follow.message import (
+    Answer,
+    Ask,
+    Follow,
+    Join,
+    Keep,
+    Lead,
+    Leave,
+    Outcome,
+    Peer,
+    Purpose,
+    Renew,
+    Source,
+    Wait,
+)
 from peili.follow.replies import (
     ASK_TIMEOUT,
     FROZEN_TIME,
@@ -15,9 +31,11 @@ from peili.follow.replies import (
     SILENT_LEAD_PATIENCE,
     SILENT_TIME,
     SOLE_PATIENCE,
+    STAND_IN_AFTER,
     Counts,
     Listen,
     Silences,
+    StandIn,
     judge,
 )
 from peili.follow.settings import FollowSettings
@@ -74,6 +92,49 @@ def test_where_all_are_silent_nothing_counts() -> None:
     assert judge({}, 2, 0.1, {}) == Listen(ASK_TIMEOUT)
     assert judge({}, 2, ASK_TIMEOUT, {}) == Counts(None)
     assert judge({0: None, 1: None}, 2, 0.001, {}) == Counts(None)
+
+
+# The stand-in
+
+
+@pytest.mark.parametrize("replies", [{}, {0: None}, {0: None, 1: None, 2: LEAD}])
+def test_a_sole_lead_of_the_stand_in_counts_where_both_coordinators_are_silent(
+    replies: dict[int, Answer | None],
+) -> None:
+    assert judge(replies, 4, 0.04, {0: 0.3, 1: 0.3}, SOLE_LEAD) == Counts(SOLE_LEAD)
+
+
+@pytest.mark.parametrize("answer", [LEAD, FOLLOW, WAIT, KEEP, None])
+def test_nothing_else_of_the_stand_in_counts(answer: Answer | None) -> None:
+    assert judge({}, 2, 0.04, {}, answer) == Listen(ASK_TIMEOUT)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_stand_in_counts_less_than_a_coordinator(place: int) -> None:
+    assert judge({place: WAIT}, 2, 0.04, {}, SOLE_LEAD) == Counts(WAIT)
+
+
+def test_the_stand_in_is_asked_twice_and_decides_the_second_time() -> None:
+    stand_in = StandIn(Join(KEY), 2)
+    assert stand_in.next_at({}) == STAND_IN_AFTER
+    assert not stand_in.asked()
+    assert stand_in.next_at({0: None}) == STAND_IN_AFTER + SOLE
+    assert stand_in.next_at({1: WAIT}) == math.inf, "a coordinator has answered"
+    assert stand_in.asked()
+    assert stand_in.next_at({}) == math.inf
+
+
+def test_a_stand_in_that_was_asked_with_two_silent_coordinators_decides_the_next_time() -> None:
+    stand_in = StandIn(Join(KEY), 4)
+    assert stand_in.next_at({2: LEAD}) == SOLE
+    assert stand_in.asked()
+
+
+@pytest.mark.parametrize("ask", [Renew(KEY, 0), Join(KEY, purpose=Purpose.RESUME), Leave(KEY, Outcome.COMMITTED)])
+def test_a_stand_in_is_asked_by_who_begins_and_told_by_who_leads(ask: Ask) -> None:
+    assert StandIn(ask, 2).next_at({}) == math.inf
+    assert StandIn.is_told(ask) is isinstance(ask, Renew)
+    assert not StandIn.is_told(Renew(KEY, 0, source=b"a"))
 
 
 # Silences

@@ -1,4 +1,4 @@
-"""The coordinators of a digest: three real routers on loopback, one of which may be silent."""
+"""The coordinators of a digest: three or four real routers on loopback, some of which may be silent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 
 from peili.follow.deputy import HOLD, SOLE
 from peili.follow.message import Ask, Follow, Join, Lead, Peer, Renew
-from peili.follow.replies import FROZEN_TIME, SILENT_LEAD_PATIENCE
+from peili.follow.replies import ASK_TIMEOUT, FROZEN_TIME, SILENT_LEAD_PATIENCE
 from peili.follow.settings import FollowSettings
 from peili.kademlia.keyspace import distance, kad_key, position
 from peili.kademlia.message import Message, MessageType
@@ -27,8 +27,8 @@ PATIENT = 0.15  # seconds that this machine may be late
 
 
 @dataclass
-class Trio:
-    """The nodes in the order of their distance to KEY: the coordinator, its deputy, and who is neither."""
+class Nodes:
+    """In the order of their distance to KEY: the coordinator, its deputy, and who is neither."""
 
     nodes: list[Running]
 
@@ -67,21 +67,26 @@ def of_key(nodes: list[Running], key: bytes) -> list[Running]:
     return sorted(nodes, key=away)
 
 
-def knows_both(running: Running) -> bool:
-    links, table = running.router._links, running.router._knowledge.table
-    return len({link.id for link in links if link.identify is not None}) == 2 and table.sees_everybody
+async def connected(cluster: Cluster, count: int) -> Nodes:
+    """So many, each of which is connected with all others."""
+    nodes = [await cluster.start(5000 + n, follow=FollowSettings()) for n in range(count)]
+
+    def knows_all(running: Running) -> bool:
+        links, table = running.router._links, running.router._knowledge.table
+        return len({link.id for link in links if link.identify is not None}) == count - 1 and table.sees_everybody
+
+    for running in nodes:
+        await running.router.wait_ready()
+    await until(lambda: all(map(knows_all, nodes)))
+    return Nodes(of_key(nodes, KEY))
 
 
 @pytest.fixture
-async def three(cluster: Cluster) -> Trio:
-    nodes = [await cluster.start(5000 + n, follow=FollowSettings()) for n in range(3)]
-    for running in nodes:
-        await running.router.wait_ready()
-    await until(lambda: all(map(knows_both, nodes)))
-    return Trio(of_key(nodes, KEY))
+async def three(cluster: Cluster) -> Nodes:
+    return await connected(cluster, 3)
 
 
-async def test_one_leads_and_the_others_follow_it(three: Trio) -> None:
+async def test_one_leads_and_the_others_follow_it(three: Nodes) -> None:
     answer, seconds = await three.join(2)
     assert isinstance(answer, Lead)
     assert seconds < PATIENT
@@ -90,12 +95,12 @@ async def test_one_leads_and_the_others_follow_it(three: Trio) -> None:
     assert answer.sources[0].peer.port == three.nodes[2].router._settings.registry_port
 
 
-async def test_the_deputy_knows_that_it_is_one(three: Trio) -> None:
+async def test_the_deputy_knows_that_it_is_one(three: Nodes) -> None:
     now = trio.current_time()
     assert [three.of(place)._is_deputy(KEY, now) for place in range(3)] == [False, True, False]
 
 
-async def test_a_silent_coordinator_costs_its_time_once(three: Trio) -> None:
+async def test_a_silent_coordinator_costs_its_time_once(three: Nodes) -> None:
     three.freeze(0)
     answer, seconds = await three.join(2)
     assert isinstance(answer, Lead)
@@ -113,14 +118,36 @@ async def test_a_silent_coordinator_costs_its_time_once(three: Trio) -> None:
     assert seconds < SILENT_LEAD_PATIENCE + PATIENT
 
 
-async def test_a_coordinator_that_is_gone_costs_no_time(three: Trio) -> None:
+async def test_two_coordinators_that_just_froze_cost_a_moment_where_nobody_else_asks(cluster: Cluster) -> None:
+    four = await connected(cluster, 4)
+    four.freeze(0)
+    four.freeze(1)
+    answer, seconds = await four.ask(3, Join(KEY))
+    assert isinstance(answer, Lead)
+    assert seconds < ASK_TIMEOUT, "what both cost before"
+
+
+async def test_the_stand_in_of_two_frozen_coordinators_knows_who_leads(cluster: Cluster) -> None:
+    four = await connected(cluster, 4)
+    assert isinstance((await four.ask(3, Join(KEY)))[0], Lead)
+    await four.ask(3, Renew(KEY, 0))
+    stand_in = four.of(2).coordinator
+    await until(lambda: stand_in.knows(KEY, four.nodes[3].router._knowledge.own_id))
+    four.freeze(0)
+    four.freeze(1)
+    answer, seconds = await four.ask(2, Join(KEY))
+    assert not isinstance(answer, Lead)
+    assert seconds >= ASK_TIMEOUT, "whoever else asks waits for the coordinators, as long as makes sense"
+
+
+async def test_a_coordinator_that_is_gone_costs_no_time(three: Nodes) -> None:
     await three.nodes[0].stop()
     answer, seconds = await three.join(2)
     assert isinstance(answer, Lead)
     assert seconds < HOLD
 
 
-async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Trio) -> None:
+async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Nodes) -> None:
     """Who is closer has told another node to lead already; its answer comes 0.1 s late."""
     coordination, late = three.of(0), trio.Event()
     await three.join(1)
@@ -140,7 +167,7 @@ async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Trio) ->
 
 
 async def test_a_search_beside_a_question_to_the_coordinators_does_not_ask_them_twice(
-    three: Trio,
+    three: Nodes,
 ) -> None:
     closest, deputy, other = of_key(three.nodes, sha256(HELD.encode()).digest())
     router, asked = other.router, []
@@ -160,7 +187,7 @@ async def test_a_search_beside_a_question_to_the_coordinators_does_not_ask_them_
     assert set(asked) == {closest.router._knowledge.own_id, deputy.router._knowledge.own_id}
 
 
-async def test_a_silent_coordinator_is_not_relied_on(three: Trio) -> None:
+async def test_a_silent_coordinator_is_not_relied_on(three: Nodes) -> None:
     three.freeze(0)
     await three.join(2)
     await until(lambda: three.of(2).answering(KEY) == (three.nodes[1].router._knowledge.own_id,))

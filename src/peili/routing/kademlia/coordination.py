@@ -19,7 +19,7 @@ from peili.beat import sleep_to_beat
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
 from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
-from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, judge
+from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, StandIn, judge
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
@@ -39,6 +39,8 @@ RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do 
 EXPIRE_INTERVAL: Final = 1.0  # seconds
 
 _Reply = tuple[int, Answer | None]  # the coordinator's place, 0 for the closest
+_STAND_IN: Final = -1  # the place of the stand-in's deciding answer
+_UNHEARD: Final = -2  # of one that decides nothing
 
 
 class Coordination:
@@ -89,12 +91,50 @@ class Coordination:
         silent = self._silences.places(coordinators, trio.current_time())
         if silent and isinstance(ask, Join):
             ask = replace(ask, alone=True)
-        send, receive = trio.open_memory_channel[_Reply](len(coordinators))
+        send, receive = trio.open_memory_channel[_Reply](len(coordinators) + 2)
         for place, peer_id in enumerate(coordinators):
             # In the router's nursery: both are to hear it, also when we need to wait for one of them only.
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
-        answer = await _best_reply(receive, len(coordinators), silent)
+        if StandIn.is_told(ask) and len(coordinators) <= COORDINATORS:
+            self._ask_stand_in(nursery, ask, send, _UNHEARD)
+        answer = await self._best_reply(nursery, ask, send, receive, len(coordinators), silent)
         return await self._verified(answer) if isinstance(answer, Follow) else answer
+
+    async def _best_reply(
+        self,
+        nursery: trio.Nursery,
+        ask: Ask,
+        send: trio.MemorySendChannel[_Reply],
+        receive: trio.MemoryReceiveChannel[_Reply],
+        count: int,
+        silent: Mapping[int, float],
+    ) -> Answer | None:
+        """What follow.replies says of the answers as they come in."""
+        replies: dict[int, Answer | None] = {}
+        started, stand_in, decisive = trio.current_time(), StandIn(ask, count), None
+        while True:
+            elapsed = trio.current_time() - started
+            judged = judge(replies, count, elapsed, silent, decisive)
+            if isinstance(judged, Counts):
+                return judged.answer
+            if elapsed >= stand_in.next_at(replies):
+                self._ask_stand_in(nursery, ask, send, _STAND_IN if stand_in.asked() else _UNHEARD)
+            with trio.move_on_at(started + min(judged.until, stand_in.next_at(replies))):
+                place, answer = await receive.receive()
+                if place >= 0:
+                    replies[place] = answer
+                elif place == _STAND_IN:
+                    decisive = answer
+
+    def _ask_stand_in(
+        self, nursery: trio.Nursery, ask: Ask, send: trio.MemorySendChannel[_Reply], place: int
+    ) -> None:
+        """Ask the next candidate, if there is one."""
+        now = trio.current_time()
+        others = (self._remembered(ask.key, now) or ())[COORDINATORS:]
+        peer_id = next((peer_id for peer_id in others if not self._silences.has(peer_id, now)), None)
+        if peer_id is not None:
+            nursery.start_soon(self._ask_one, place, peer_id, ask, send)
 
     def answering(self, key: bytes) -> tuple[bytes, ...]:
         """The ids of the coordinators that an `ask` hears; () where they are not known, without the silent ones.
@@ -295,18 +335,3 @@ def _host_of(contact: Contact) -> str:
         if address.protocol in ("ip4", "ip6"):
             return address.host
     return "0.0.0.0"
-
-
-async def _best_reply(
-    receive: trio.MemoryReceiveChannel[_Reply], count: int, silent: Mapping[int, float]
-) -> Answer | None:
-    """What follow.replies says of the answers as they come in."""
-    replies: dict[int, Answer | None] = {}
-    started = trio.current_time()
-    while True:
-        judged = judge(replies, count, trio.current_time() - started, silent)
-        if isinstance(judged, Counts):
-            return judged.answer
-        with trio.move_on_at(started + judged.until):
-            place, answer = await receive.receive()
-            replies[place] = answer
