@@ -24,6 +24,10 @@ class SelfDial(DialError):
     """The address leads to this node itself; `peer_id` is our own."""
 
 
+class CannotDial(DialError):
+    """This node has no descriptor or no memory left for a connection: nothing is said of who was to be reached."""
+
+
 class StreamError(Libp2pError):
     """A stream was reset, broke with its connection, was refused, or carried what it must not."""
 

@@ -15,6 +15,7 @@ from peili.libp2p.connection import Connection
 from peili.libp2p.dial import Dials
 from peili.libp2p.errors import (
     BrokenConnection,
+    CannotDial,
     DialError,
     Libp2pError,
     ProtocolNotSupported,
@@ -45,6 +46,7 @@ from peili.libp2p.tls import TlsContexts
 from peili.libp2p.upgrade import HANDSHAKE_TIMEOUT, Secured, upgrade
 
 __all__ = [
+    "CannotDial",
     "Connection",
     "DialError",
     "ExtraExtension",
@@ -65,6 +67,15 @@ VerifyPeer = Callable[[VerifiedCertificate], bool]
 ACCEPT_PAUSE: Final = 0.1  # seconds to wait where there are no descriptors for a new connection
 _NO_DESCRIPTORS: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
 _log = logging.getLogger(__name__)
+
+
+def _lacks_means(error: BaseException | None) -> bool:
+    """Whether this node, not the other side, is why no attempt succeeded; trio tells the attempts as causes."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_lacks_means, error.exceptions))
+    if isinstance(error, OSError):
+        return error.errno in _NO_DESCRIPTORS or _lacks_means(error.__cause__)
+    return False
 
 
 def _everybody(certificate: VerifiedCertificate) -> bool:
@@ -243,6 +254,9 @@ class Host:
             stream = await open_outbound(host, port, self._source_addresses)
         except (OSError, ValueError) as error:
             # ValueError: a name that IDNA cannot encode, or a port that is none.
+            if _lacks_means(error):
+                text = f"cannot dial {host} port {port}: this node has no descriptor or no memory left for it"
+                raise CannotDial(text) from error
             raise DialError(f"cannot reach {host} port {port}: {error}") from error
         remote = remote_of(stream) or (host, port)
         connection = await self._establish(stream, remote, outbound=True, expected=expected)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from peili.libp2p.peer_id import PeerId
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
 from peili.routing.kademlia import KademliaRouter, KademliaSettings, announce, upkeep
+from peili.routing.kademlia.links import NotAsked
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
 KEY = Key("sha256:" + "ab" * 32)
@@ -338,3 +343,31 @@ async def test_a_new_peer_is_told_of_many_keys_at_a_pace_and_of_none_that_went_m
     await trio.sleep(1.0)
     assert b.router.statistics().records == 601
     assert not a.router._announcer._telling
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """This process gets no further one."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path(os.devnull).open() as free:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free.fileno(), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_peer_that_there_is_no_descriptor_for_is_not_suspect(cluster: Cluster) -> None:
+    one = (await cluster.start()).router
+    cluster.forget()
+    other = (await cluster.start()).router
+    contact = other._own_contact()
+    one._knowledge.table.heard(contact, trio.current_time())
+    with no_descriptor_left():
+        assert not await one._lookups.check(contact)
+        lookup = await one._lookups.run(contact.id, MessageType.FIND_NODE)
+        assert lookup.closest(1) == []
+        with pytest.raises(NotAsked, match="no descriptor"):
+            await one._links.reach(contact)
+    assert not one._knowledge.table.is_suspect(contact.id, trio.current_time())
+    assert (await one._links.reach(contact)).id == contact.id, "its address is not passed over, either"

@@ -11,7 +11,7 @@ import trio
 from peili.kademlia.contact import Contact
 from peili.kademlia.message import MAX_ANSWER_SIZE
 from peili.kademlia.own_message import MAX_SIZE
-from peili.libp2p.host import Connection, DialError, Host, Identify, Libp2pError
+from peili.libp2p.host import CannotDial, Connection, DialError, Host, Identify, Libp2pError
 from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
 from peili.libp2p.peer_id import InvalidPeerId, PeerId
 from peili.routing.kademlia.exchange import StreamPool
@@ -29,6 +29,10 @@ LISTEN_PORTS: Final = 2  # kept of what a peer says it listens on
 
 class PeerFailed(Exception):
     """A peer could not be reached, or did not answer as it must; the text says which of them."""
+
+
+class NotAsked(PeerFailed):
+    """This node had not the means to ask it, which says nothing of the peer."""
 
 
 class Link:
@@ -163,23 +167,27 @@ class Links:
 
     async def _dial(self, contact: Contact, *, insist: bool) -> Link:
         addresses = self._dialable(contact, insist=insist)
-        problem = "no address to dial"
+        problem = PeerFailed("no address to dial")
         end = trio.current_time() + DIAL_TIMEOUT
         for attempt, address in enumerate(addresses):
             share = (end - trio.current_time()) / (len(addresses) - attempt)
             try:
                 async with self._dials:
                     connection = await self._connect(contact.id, address, share)
+            except CannotDial as error:
+                problem = NotAsked(str(error))
             except Libp2pError as error:
-                problem = str(error)
+                problem = PeerFailed(str(error))
             else:
                 return self.of(connection)
-        raise PeerFailed(problem)
+        raise problem
 
     async def _connect(self, peer_id: bytes, address: Multiaddr, timeout: float) -> Connection:
         assert address.port is not None
         try:
             return await self._host.connect(address.host, address.port, PeerId(peer_id), max(timeout, 0.01))
+        except CannotDial:
+            raise
         except DialError:  # a caller that leaves says nothing about the address
             self._remember_failure(peer_id, address)
             raise

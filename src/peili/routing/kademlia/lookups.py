@@ -13,7 +13,7 @@ from peili.kademlia.lookup import Ask, Done, Lookup, Wait
 from peili.kademlia.message import InvalidMessage, Message, MessageType, decode, encode
 from peili.libp2p.host import Libp2pError
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import Link, Links, PeerFailed
+from peili.routing.kademlia.links import Link, Links, NotAsked, PeerFailed
 from peili.routing.kademlia.signal import Signal
 
 REQUEST_TIMEOUT: Final = 1.0  # seconds, the dial included
@@ -51,9 +51,11 @@ class Lookups:
         await self.ask(await self._links.reach(contact, insist=True), Message(MessageType.PING))
 
     async def check(self, contact: Contact) -> bool:
-        """Whether a peer of the table lives; it is heard or suspect afterwards."""
+        """Whether a peer of the table answers; it is heard or suspect afterwards, where it could be asked."""
         try:
             await self.ping(contact)
+        except NotAsked:
+            return False
         except PeerFailed:
             self._knowledge.failed(contact.id)
             return False
@@ -110,10 +112,10 @@ class Lookups:
                 link = await self._links.reach(contact)
                 trusted = True  # it proved who it is: what fails from now on is its own doing
                 answer = await self.ask(link, request)
-        except PeerFailed:
+        except PeerFailed as error:
             lookup.failed(contact.id, trio.current_time())
             # Where only a third party named the address, its failure says nothing of the peer.
-            if trusted:
+            if trusted and not isinstance(error, NotAsked):
                 self._knowledge.failed(contact.id)
         else:
             lookup.answered(contact.id, answer.closer_peers, trio.current_time(), answer.provider_peers)

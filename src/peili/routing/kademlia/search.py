@@ -19,7 +19,7 @@ from peili.kademlia.keyspace import kad_key
 from peili.kademlia.message import MessageType
 from peili.libp2p.peer_id import InvalidPeerId, PeerId
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import Link, Links, PeerFailed
+from peili.routing.kademlia.links import Link, Links, NotAsked, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
 from peili.routing.kademlia.signal import Signal
 from peili.routing.protocol import Provider
@@ -129,6 +129,8 @@ class ProviderSearch:
         try:
             async with self._dials:
                 self._take(await self._links.reach(contact))
+        except NotAsked:
+            return
         except PeerFailed:
             if trusted:
                 self._knowledge.failed(hint.id)
