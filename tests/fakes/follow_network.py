@@ -339,7 +339,7 @@ class Node:
         pull.announced = True
         if pull.watch is not None:
             pull.watch.observe(self.network.now, pull.bytes)
-        self.slots.lead_grew(pull.key)
+        self.slots.lead_grew(pull.key, self.network.now)
         self._send(Renew(pull.key, pull.bytes, pull.total, port=5000, zone=self.peer.zone), lambda _: None)
 
     def _take(self, pull: Pull, choice: SourceChoice, source: Source) -> None:

@@ -66,7 +66,8 @@ class Renew:
     """The sender still fetches this digest. `source`: the peer that it follows, or empty: from upstream.
 
     `full`: its containerd takes no more bytes now, so that it cannot grow, and nobody else is to blame.
-    `queued`: it leads, and its containerd has not begun: other downloads of the node, which go on, come first.
+    `queued`: it leads, and other downloads of its node, which go on, come first: its containerd has not begun, or
+    gets next to nothing of it meanwhile.
     """
 
     key: bytes
@@ -127,7 +128,7 @@ class Wait:
 @dataclass(frozen=True, slots=True)
 class Keep:
     """Heard; go on as you do. `depth`: that of the receiver now, 0: its source is not known; renew next after
-    `milliseconds`. `queued`: the lead above has not begun, and says why: no source is to blame."""
+    `milliseconds`. `queued`: the lead above waits, and says why: no source is to blame."""
 
     depth: int = 0
     milliseconds: int = 500

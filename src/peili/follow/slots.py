@@ -20,6 +20,9 @@ from peili.follow.settings import FollowSettings
 
 MAX_REQUEUES: Final = 2  # in a row for one digest; the fifth would be fatal, and the give-up itself takes one
 MAX_REMEMBERED: Final = 4096  # digests
+# Seconds without growth after which a lead is outrun by others that grow. It says so by its next Renew, which those
+# behind it are to hear of before their stall limit.
+_OUTRUN: Final = 0.5
 LAST_SLOT_SECONDS: Final = 0.3  # how long the last slot may wait for growth while no lead of ours queues behind it
 REQUEUE_SECONDS: Final = 30.0  # after which requeues are forgotten
 
@@ -44,13 +47,14 @@ class Slots:
     def __init__(self, settings: FollowSettings) -> None:
         self._slots = settings.slots
         self._stall = settings.longest_stall
+        self._outrun_within = settings.stall
         self._held: dict[int, _Held] = {}
         self._keys: dict[int, bytes] = {}
         self._leads: set[bytes] = set()  # that wait for a slot
-        self._fetching: set[bytes] = set()  # that have one
+        self._fetching: dict[bytes, float] = {}  # that have one, and when each grew last
         self._requeues: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
         self._released_until = 0.0
-        self._moved_at = -math.inf
+        self._ended_at = -math.inf  # when the last of those that are over grew last
         self._next = 0
 
     def limit(self, slots: int) -> None:
@@ -85,25 +89,29 @@ class Slots:
         """We answered 404: containerd asks upstream once a slot is free."""
         self._leads.add(key)
 
-    def lead_grew(self, key: bytes) -> None:
-        """It grows, so it has a slot now."""
-        if key in self._leads:
+    def lead_grew(self, key: bytes, now: float) -> None:
+        """It has just grown, so it has a slot."""
+        if key in self._leads or key in self._fetching:
             self._leads.discard(key)
-            self._fetching.add(key)
+            self._fetching[key] = now
 
     def lead_over(self, key: bytes) -> None:
         """It was committed, or vanished, or lapsed: nothing of it has or awaits a slot."""
         self._leads.discard(key)
-        self._fetching.discard(key)
-
-    def lead_moved(self, now: float) -> None:
-        """A lead has just grown."""
-        self._moved_at = now
+        at = self._fetching.pop(key, -math.inf)
+        self._ended_at = max(self._ended_at, at)
 
     def queues(self, key: bytes, now: float) -> bool:
         """Whether this lead of ours waits for a slot, while those that have one move."""
-        moves = now - self._moved_at < self._stall or any(held.grown for held in self._held.values())
+        moved_at = max(self._fetching.values(), default=self._ended_at)
+        moves = now - moved_at < self._stall or any(held.grown for held in self._held.values())
         return key in self._leads and moves
+
+    def is_outrun(self, key: bytes, now: float) -> bool:
+        """Whether this lead of ours gets next to nothing of the link, while others do."""
+        grew_at = self._fetching.get(key, now)
+        others = (at for other, at in self._fetching.items() if other != key)
+        return now - grew_at >= _OUTRUN and now - max(others, default=-math.inf) < self._outrun_within
 
     @property
     def ungrown(self) -> int:

@@ -86,6 +86,7 @@ class SourceChoice:
         self._pause: float | None = None  # between two growths, the longest of late; None before the first
         self._taken_at = now
         self._crawl = CrawlWatch(now, offset)
+        self._outrun = False  # the lead above is kept waiting by other downloads of its node
         self._rose = False  # whether the present source came nearer to upstream since it was taken
         self._suspect_at = math.inf
         self._full_at = -math.inf  # when our containerd was last seen to take no byte
@@ -144,6 +145,7 @@ class SourceChoice:
             case Wait(milliseconds):
                 self._ask_at = now + max(milliseconds, 1) / 1000
             case Keep(depth, milliseconds, queued):
+                self._outrun = queued
                 if queued and self._pause is None:
                     self._taken_at = now  # its time begins when the lead does, within HARD_LIMIT
                 if 0 < depth < self._depth and not self._rose:
@@ -179,7 +181,7 @@ class SourceChoice:
         """Our containerd has this many bytes of the digest now."""
         if offset > self._offset:
             self._pause = max(now - self._grew_at, _FORGETS * self._pause) if self._pause is not None else 0.0
-            self._offset, self._grew_at, self._tries = offset, now, 0
+            self._offset, self._grew_at, self._tries, self._outrun = offset, now, 0, False
             self._suspect_at = now + self._settings.suspicion
             self._purpose = Purpose.RESUME
             self._crawl.grew(now, offset)
@@ -289,7 +291,7 @@ class SourceChoice:
         if self._pause is None and source is not None and not source.committed and source.offset <= self._offset:
             # It had no more than we have: it waits for the lead's first bytes itself.
             return self._settings.first_growth_limit(self._depth)
-        return self._settings.stall_limit(self._depth, self._pause or 0.0)
+        return self._settings.stall_limit(self._depth, self._pause or 0.0, outrun=self._outrun)
 
     def _stalls_at(self) -> float:
         return max(self._grew_at, self._taken_at) + self._stall_limit()

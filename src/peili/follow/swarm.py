@@ -56,7 +56,7 @@ class Entry:
     moves: int = 0
     moved_at: float = 0.0
     put_off: int = 0  # how often it was to wait though every lead has failed it, since it last grew
-    queued: bool = False  # it leads, and waits for other downloads of its node
+    queued: bool = False  # it leads, and waits for other downloads of its node, or is outrun by them
     doubted: bool = False  # somebody whom it served says that it failed, and it was not heard since
 
     def report(self, offset: int, now: float) -> None:
@@ -191,7 +191,7 @@ class Swarm:
         if entry.grew_at is None or entry.grew_at < entry.granted:
             patience = self.settings.queued_patience if entry.queued else self.settings.lapse
             return min(now - entry.granted, waited) < patience
-        return now - entry.grew_at < self.settings.stall_limit(0, entry.pause)
+        return now - entry.grew_at < self.settings.stall_limit(0, entry.pause, outrun=entry.queued)
 
     def live_leads(self, now: float, waited: float = 0.0) -> list[Entry]:
         """All live leads."""
@@ -207,7 +207,7 @@ class Swarm:
         return entry.offset + int(max(entry.rate, 0.0) * max(since, 0.0))
 
     def is_queued(self, entry: Entry) -> bool:
-        """Whether its bytes are to come through a lead that waits for other downloads of its node."""
+        """Whether its bytes are to come through a lead that other downloads of its node keep waiting."""
         for _ in range(len(self.entries)):
             above = self.entries.get(entry.source) if entry.source else None
             if above is None:

@@ -261,19 +261,19 @@ class _Watch:
             await self._keeper._leave(self._digest, Outcome.GAVE_UP)
             return
         if watch.last_growth == now:
-            self._keeper._slots.lead_moved(now)
+            self._keeper._slots.lead_grew(self._key, now)
         if watch.grew and not self._grew:
             # Others wait for its first bytes, and may be waiting for its slot: both hear of them at once. Of small
             # content they want the commit, which is next.
             self._grew = True
             if not self._is_small:
                 self._renew_at = now
-            self._keeper._slots.lead_grew(self._key)
         if 0 < self._blob.total <= watch.size:
             self._keeper._slots.lead_over(self._key)  # its download has ended, and its slot is free
         if (watch.grew or not self._lapsed) and now >= self._renew_at:
             self._spoke = True
-            queued = self._keeper._slots.queues(self._key, now)
+            slots = self._keeper._slots
+            queued = slots.queues(self._key, now) or slots.is_outrun(self._key, now)
             renew = Renew(self._key, watch.size, self._blob.total, queued=queued)
             answer = await self._keeper._coordination.ask(renew)
             self._keeper._observer.told(renew, answer)

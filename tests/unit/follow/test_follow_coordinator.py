@@ -128,6 +128,21 @@ def test_a_lead_that_queues_behind_its_own_node_is_waited_for_longer(queued: boo
     assert patience <= now <= patience + 0.5
 
 
+@pytest.mark.parametrize(("outrun", "patience"), [(False, SETTINGS.stall), (True, SETTINGS.outrun)])
+def test_a_lead_that_is_outrun_by_others_of_its_node_is_waited_for_longer(outrun: bool, patience: float) -> None:
+    table = Coordinator(SETTINGS)
+    table.join(A, join(), 0.0)
+    table.join(B, join(), 0.0)
+    for tick in range(1, 60):
+        now = tick * 0.5
+        table.renew(A, replace(renew(MB), queued=outrun and now > 1.0), now)
+        answer = table.renew(B, renew(MB, A), now)
+        if isinstance(answer, Lead):
+            break
+        assert answer in (Keep(1, 500, outrun and now > 1.0), Keep(1, 100))
+    assert patience <= now - 0.5 <= patience + 0.5
+
+
 def test_a_lead_that_has_begun_queues_no_longer() -> None:
     table = Coordinator(SETTINGS)
     table.join(A, join(), 0.0)

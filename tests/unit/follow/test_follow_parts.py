@@ -76,8 +76,8 @@ def test_downloads_of_our_own_count_as_taken_slots() -> None:
     slots = Slots(S)
     for key in KEYS[4:7]:
         slots.lead_queued(key)
-    slots.lead_grew(KEYS[4])
-    slots.lead_grew(KEYS[5])
+    slots.lead_grew(KEYS[4], 0.0)
+    slots.lead_grew(KEYS[5], 0.0)
     assert slots.leads_queued == 1
     number = slots.hold(KEYS[0], 0.0)
     assert slots.verdict(number, 0.0) is Verdict.REQUEUE
@@ -120,8 +120,7 @@ def test_a_lead_queues_while_what_has_a_slot_moves() -> None:
     for key in KEYS[:4]:
         slots.lead_queued(key)
     assert not slots.queues(KEYS[3], 0.0), "nothing moves"
-    slots.lead_grew(KEYS[0])
-    slots.lead_moved(1.0)
+    slots.lead_grew(KEYS[0], 1.0)
     assert slots.queues(KEYS[3], 1.0)
     assert not slots.queues(KEYS[0], 1.0), "it has one itself"
     assert not slots.queues(KEYS[3], 1.0 + S.longest_stall)
@@ -131,6 +130,31 @@ def test_a_lead_queues_while_what_has_a_slot_moves() -> None:
     assert slots.queues(KEYS[3], 1.0 + S.longest_stall)
     slots.lead_over(KEYS[3])
     assert not slots.queues(KEYS[3], 1.0 + S.longest_stall)
+
+
+def test_a_lead_queues_also_in_the_moment_in_which_another_ends() -> None:
+    slots = Slots(S)
+    for key in KEYS[:2]:
+        slots.lead_queued(key)
+    slots.lead_grew(KEYS[0], 1.0)
+    slots.lead_over(KEYS[0])
+    assert slots.queues(KEYS[1], 1.1)
+    assert not slots.queues(KEYS[1], 1.0 + S.longest_stall)
+
+
+def test_a_lead_is_outrun_while_another_of_the_node_grows_and_it_does_not() -> None:
+    slots = Slots(S)
+    for key in KEYS[:3]:
+        slots.lead_queued(key)
+        slots.lead_grew(key, 0.0)
+    slots.lead_grew(KEYS[1], 0.9)
+    assert slots.is_outrun(KEYS[0], 1.0)
+    assert not slots.is_outrun(KEYS[1], 1.0), "it grows"
+    assert not slots.is_outrun(KEYS[0], 0.4), "so soon nobody knows"
+    assert not slots.is_outrun(KEYS[0], 0.9 + S.stall), "nothing grows any more"
+    assert not slots.is_outrun(KEYS[3], 1.0), "it is no lead"
+    slots.lead_over(KEYS[1])
+    assert not slots.is_outrun(KEYS[0], 2.1), "the other one has ended, and it has the link for itself"
 
 
 # Poison

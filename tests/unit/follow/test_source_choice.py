@@ -117,9 +117,33 @@ def test_a_silent_source_makes_it_ask_soon_and_leave_at_the_stall_limit() -> Non
     assert step.join.excluded == (b"a",)
 
 
+def test_below_a_lead_that_is_outrun_it_has_more_patience() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.next_step(0.6)
+    choice.answered(Keep(1, 500, queued=True), 0.6)
+    assert isinstance(choice.next_step(0.1 + S.stall_limit(1)), RenewNow)
+    choice.answered(Keep(1, 500, queued=True), 0.1 + S.stall_limit(1))
+    choice.next_step(0.1 + S.outrun - 0.01)
+    assert choice.source is not None
+    choice.next_step(0.1 + S.outrun)
+    assert choice.source is None
+
+
+def test_what_was_outrun_and_grows_has_the_usual_patience_again() -> None:
+    choice = relaying(A)
+    choice.grew(100, 0.1)
+    choice.next_step(0.6)
+    choice.answered(Keep(1, 500, queued=True), 0.6)
+    choice.grew(200, 0.7)
+    choice.next_step(0.7 + S.stall_limit(1))
+    assert choice.source is None
+
+
 def test_the_deeper_the_longer_the_stall_limit_up_to_a_bound() -> None:
     assert [S.first_growth_limit(depth) for depth in (1, 2, 1000)] == [3.5, 4.0, 6.0]
     assert [S.stall_limit(depth) for depth in (0, 1, 2, 3, 1000)] == [2.0, 2.0, 2.5, 3.0, 6.0]
+    assert [S.stall_limit(depth, outrun=True) for depth in (0, 1, 2, 3, 1000)] == [4.0, 4.0, 4.5, 5.0, 6.0]
 
 
 def test_a_move_keeps_the_present_source_until_the_new_one_answers() -> None:
