@@ -168,9 +168,9 @@ class Keeper:
             with scope:
                 with blob:
                     outcome = await _Watch(self, digest, blob, leading=leading, unasked=unasked).run()
-                    whole, thrown_away = blob.size() >= blob.total, blob.thrown_away()
-                if outcome is Outcome.COMMITTED or (outcome is Outcome.VANISHED and not thrown_away):
-                    # Right, though it may have been removed since.
+                    whole = blob.size() >= blob.total
+                    removed = blob.vanished() and not blob.thrown_away()  # a moment after its commit
+                if outcome is Outcome.COMMITTED or (outcome is Outcome.VANISHED and removed):
                     self._poison.committed(key)
                 elif outcome is Outcome.VANISHED and not whole:
                     # Upstream broke off, or the pull was cancelled.

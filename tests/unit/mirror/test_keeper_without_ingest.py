@@ -30,6 +30,7 @@ class FakeBlob:
     def __init__(self) -> None:
         self.closed = False
         self.gone = False
+        self.was_committed = False
         self.written = 0
 
     def size(self) -> int:
@@ -45,7 +46,7 @@ class FakeBlob:
         return False
 
     def thrown_away(self) -> bool:
-        return self.gone
+        return self.gone and not self.was_committed
 
     async def wait(self, size: int, timeout: float) -> None:
         with trio.move_on_after(timeout):
@@ -193,3 +194,27 @@ async def test_only_who_sent_all_that_containerd_wanted_is_judged(autojump_clock
 
     banned = poison.asked(key, 0, trio.current_time())
     assert banned == ({b"peer"} if written == FakeBlob.total else frozenset())
+
+
+@pytest.mark.parametrize(
+    ("committed", "left", "banned"),
+    [(True, 100, False), (False, 100, True), (False, 10, True)],
+    ids=["removed after the commit", "thrown away", "begun anew"],
+)
+async def test_only_a_commit_takes_back_a_ban(
+    autojump_clock: MockClock, committed: bool, left: int, banned: bool
+) -> None:
+    store, poison, key = FakeStore(written=True), Poison(), follow_key(DIGEST)
+    poison.relayed(key, b"peer", 0.0, committed=False)
+    assert poison.asked(key, 0, 0.0) == {b"peer"}
+    keeper = keeper_of(store, FakeCoordination(), poison)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(keeper.run)
+        keeper.finish(DIGEST)
+        (blob,) = store.blobs
+        blob.written = blob.total
+        await trio.sleep(1)
+        blob.written, blob.was_committed, blob.gone = left, committed, left == blob.total
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    assert (poison.banned(key, 61.0) == {b"peer"}) is banned
