@@ -71,7 +71,7 @@ class StandIn:
     """The next candidate, asked to make sure that nobody else fetches what both coordinators are silent about.
 
     It has said Lead to the first one that asked it, which says nothing yet: of a herd each asks it a moment later.
-    Who is still the only one after SOLE seconds leads. Whoever leads already has told the stand-in, too.
+    Who is still the only one after SOLE seconds leads. Whoever leads and has renewed told the stand-in, too.
     """
 
     __slots__ = ("_due",)

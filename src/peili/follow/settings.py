@@ -52,7 +52,7 @@ class FollowSettings:
 
         `pause`: the usual one between two growths, in seconds; a slow upstream is no stall. `outrun`: see above.
         """
-        first = max(self.outrun if outrun else self.stall, _PAUSES * pause)
+        first = max(self.stall, self.outrun if outrun else 0.0, _PAUSES * pause)
         return min(first + self.stall_per_level * max(depth - 1, 0), self.longest_stall)
 
     def first_growth_limit(self, depth: int) -> float:

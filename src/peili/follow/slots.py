@@ -90,10 +90,9 @@ class Slots:
         self._leads.add(key)
 
     def lead_grew(self, key: bytes, now: float) -> None:
-        """It has just grown, so it has a slot."""
-        if key in self._leads or key in self._fetching:
-            self._leads.discard(key)
-            self._fetching[key] = now
+        """It has just grown, so it has a slot, though it may have lapsed before."""
+        self._leads.discard(key)
+        self._fetching[key] = now
 
     def lead_over(self, key: bytes) -> None:
         """It was committed, or vanished, or lapsed: nothing of it has or awaits a slot."""
@@ -103,15 +102,15 @@ class Slots:
 
     def queues(self, key: bytes, now: float) -> bool:
         """Whether this lead of ours waits for a slot, while those that have one move."""
-        moved_at = max(self._fetching.values(), default=self._ended_at)
+        moved_at = max([self._ended_at, *self._fetching.values()])
         moves = now - moved_at < self._stall or any(held.grown for held in self._held.values())
         return key in self._leads and moves
 
     def is_outrun(self, key: bytes, now: float) -> bool:
-        """Whether this lead of ours gets next to nothing of the link, while others do."""
+        """Whether this lead of ours gets next to nothing of the link, while others do that grew later."""
         grew_at = self._fetching.get(key, now)
-        others = (at for other, at in self._fetching.items() if other != key)
-        return now - grew_at >= _OUTRUN and now - max(others, default=-math.inf) < self._outrun_within
+        latest = max(self._fetching.values(), default=now)
+        return now - grew_at >= _OUTRUN and latest > grew_at and now - latest < self._outrun_within
 
     @property
     def ungrown(self) -> int:

@@ -146,7 +146,7 @@ class SourceChoice:
                 self._ask_at = now + max(milliseconds, 1) / 1000
             case Keep(depth, milliseconds, queued):
                 self._outrun = queued
-                if queued and self._pause is None:
+                if queued and self._waits_for_first_bytes():
                     self._taken_at = now  # its time begins when the lead does, within HARD_LIMIT
                 if 0 < depth < self._depth and not self._rose:
                     # Somebody above has just begun to lead, or has a better source: give that its time, once.
@@ -169,7 +169,7 @@ class SourceChoice:
             self._end = None  # the coordinators did not know of it
         self._depth = source.depth + 1
         self._purpose = Purpose.RESUME
-        self._taken_at, self._rose = now, False
+        self._taken_at, self._rose, self._outrun = now, False, False
         self._crawl.begin(now, self._offset)
         self._introducing = unnamed
         self._ask_at = now + self._settings.renew_interval
@@ -287,11 +287,15 @@ class SourceChoice:
         return self._ask_at if self._source is None else min(self._ask_at, self._suspect_at)
 
     def _stall_limit(self) -> float:
-        source = self._source
-        if self._pause is None and source is not None and not source.committed and source.offset <= self._offset:
-            # It had no more than we have: it waits for the lead's first bytes itself.
+        if self._waits_for_first_bytes():
             return self._settings.first_growth_limit(self._depth)
         return self._settings.stall_limit(self._depth, self._pause or 0.0, outrun=self._outrun)
+
+    def _waits_for_first_bytes(self) -> bool:
+        """Whether our source had no more than we have, and waits for the lead's first bytes itself."""
+        source = self._source
+        waits = source is not None and not source.committed and source.offset <= self._offset
+        return waits and self._pause is None
 
     def _stalls_at(self) -> float:
         return max(self._grew_at, self._taken_at) + self._stall_limit()

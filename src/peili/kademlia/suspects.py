@@ -53,3 +53,9 @@ class Suspects:
             return False
         suspicion.next_try = now + LONGEST_PAUSE  # until the attempt ends, whichever way
         return True
+
+    def postpone(self, peer_id: bytes, now: float) -> None:
+        """The attempt could not be made: the next one is due soon, and nothing is counted."""
+        suspicion = self._by_peer.get(peer_id)
+        if suspicion is not None:
+            suspicion.next_try = now + FIRST_PAUSE

@@ -153,6 +153,10 @@ class RoutingTable:
         """Whether the last attempt failed, however long ago: when it is heard again, it is back."""
         return peer_id in self._suspects
 
+    def not_asked(self, peer_id: bytes, now: float) -> None:
+        """An attempt could not be made: a suspect is to be tried again soon."""
+        self._suspects.postpone(peer_id, now)
+
     def _living(self) -> dict[int, _Entry]:
         """Members that are not suspect, by position; kept until such change, for every answer needs it."""
         if self._cache is None:
@@ -188,7 +192,7 @@ class RoutingTable:
     def to_check(self, now: float) -> list[Contact]:
         """Who should be pinged now: suspects with growing pauses, and those not heard of for CHECK_INTERVAL.
 
-        Answer each with `heard` or `failed`. At most MAX_CHECKS, the longest silent of each bucket first.
+        Answer each with `heard`, `failed` or `not_asked`. At most MAX_CHECKS, the longest silent of a bucket first.
         """
         due: list[Contact] = []
         for bucket in self._buckets.values():

@@ -154,6 +154,7 @@ class Keeper:
         if self._nursery is None or len(self._scopes) >= MAXIMUM_KEPT:
             blob.close()
             return
+        blob.watch()
         scope = self._scopes[digest] = trio.CancelScope()
         if leading:
             self._leading.add(digest)

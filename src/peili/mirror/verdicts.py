@@ -81,6 +81,7 @@ class Verdicts:
             blob.close()
             return
         self._poison.completed(follow_key(digest))
+        blob.watch()
         self._watched += 1
         self._nursery.start_soon(self._watch, digest, blob)
 

@@ -102,10 +102,14 @@ class GrowingFile:
 
     async def wait(self, beyond: int, timeout: float) -> bool:
         """Wait until more than `beyond` bytes are there; False when it ended before, or after `timeout` seconds."""
-        if self._pulse is None:
-            self._pulse = self._growth.enter(self.fileno)
+        self.watch()
         await wait_until(lambda: self.size() > beyond or self.ended(), self._pulse, timeout)
         return self.size() > beyond
+
+    def watch(self) -> None:
+        """Note what becomes of it from now on, as `wait` does; again does nothing."""
+        if self._pulse is None:
+            self._pulse = self._growth.enter(self.fileno)
 
     def close(self) -> None:
         """Give the file descriptor back; again does nothing."""

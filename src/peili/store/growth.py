@@ -17,6 +17,7 @@ from peili.store.inotify import CannotWatch, Inotify, Mask
 MAXIMUM_WATCHES = 1024  # files watched at once; further ones are polled
 POLL_SECONDS = (0.005, 0.05)  # first and longest pause between two looks at a file that is not watched
 RECHECK_SECONDS = 0.5  # a watched file is looked at this often even without an event: some file systems send none
+_MOST_READS = 8  # for one question; that is all that the kernel keeps with its default limits
 # Writes; renaming, which is a commit; the last name going away, which is an end (inotify(7)).
 _GROWTH = Mask.MODIFY | Mask.ATTRIB | Mask.MOVE_SELF | Mask.DELETE_SELF
 
@@ -88,8 +89,10 @@ class GrowthWatch:
 
     def catch_up(self) -> None:
         """Hand out the events that have come and were not read yet: `Pulse.moved` is true of this moment then."""
-        if self._inotify is not None:
-            for event in self._inotify.waiting():
+        for _ in range(_MOST_READS):
+            if self._inotify is None or not (events := self._inotify.waiting()):
+                return
+            for event in events:
                 self._dispatch(event.watch, event.mask)
 
     @property

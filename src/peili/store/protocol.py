@@ -163,7 +163,7 @@ class GrowingBlob(Protocol):
         """Whether the file was deleted and never was the store's content, as far as was seen.
 
         What is committed may be deleted a moment later: an image that is removed, layers that containerd discards
-        once they are unpacked. Seen for certain while somebody is in `wait` and there is inotify.
+        once they are unpacked. Seen for certain from `watch` on, where there is inotify.
         """
         ...
 
@@ -176,6 +176,10 @@ class GrowingBlob(Protocol):
 
         Woken by inotify where there is one, else by polling; any number of tasks may wait.
         """
+        ...
+
+    def watch(self) -> None:
+        """Note what becomes of it from now on, as `wait` does; again does nothing."""
         ...
 
     def close(self) -> None:

@@ -222,7 +222,9 @@ async def test_a_layer_that_is_discarded_in_the_moment_of_its_commit_blames_nobo
         for layer in LAYERS:
             ingest = Ingest(puller.layout.directory, layer)
             ingest.write((await puller.get(blob(layer))).body)
-            await trio.sleep(0.1)  # until its end is waited for
+            with trio.fail_after(10):
+                while not puller.store._ingests.growth.watches:
+                    await trio.sleep(0.001)
             ingest.commit()
             puller.layout.remove_blobs([layer.digest])
         assert {record.providers for record in await puller.records(3)} == {(f"{holder.host}:{PORT}",)}

@@ -142,6 +142,27 @@ def test_a_lead_queues_also_in_the_moment_in_which_another_ends() -> None:
     assert not slots.queues(KEYS[1], 1.0 + S.longest_stall)
 
 
+def test_a_lead_queues_behind_one_that_has_just_ended_though_another_hangs() -> None:
+    slots = Slots(S)
+    slots.lead_queued(KEYS[2])
+    slots.lead_grew(KEYS[0], 0.0)
+    slots.lead_grew(KEYS[1], 7.0)
+    slots.lead_over(KEYS[1])
+    assert slots.queues(KEYS[2], 7.1)
+
+
+def test_a_lead_that_lapsed_and_grows_after_all_has_a_slot() -> None:
+    slots = Slots(S)
+    for key in KEYS[:2]:
+        slots.lead_queued(key)
+    slots.lead_over(KEYS[0])
+    slots.lead_grew(KEYS[0], 4.0)
+    assert slots.queues(KEYS[1], 4.1)
+    slots.lead_over(KEYS[0])
+    slots.lead_grew(KEYS[1], 4.2)
+    assert not slots.is_outrun(KEYS[1], 4.8), "nobody is beside it"
+
+
 def test_a_lead_is_outrun_while_another_of_the_node_grows_and_it_does_not() -> None:
     slots = Slots(S)
     for key in KEYS[:3]:
@@ -152,6 +173,10 @@ def test_a_lead_is_outrun_while_another_of_the_node_grows_and_it_does_not() -> N
     assert not slots.is_outrun(KEYS[1], 1.0), "it grows"
     assert not slots.is_outrun(KEYS[0], 0.4), "so soon nobody knows"
     assert not slots.is_outrun(KEYS[0], 0.9 + S.stall), "nothing grows any more"
+    slots.lead_grew(KEYS[0], 1.2)
+    assert not slots.is_outrun(KEYS[0], 1.8), "the others stopped before it"
+    slots.lead_grew(KEYS[1], 1.9)
+    assert slots.is_outrun(KEYS[0], 2.0)
     assert not slots.is_outrun(KEYS[3], 1.0), "it is no lead"
     slots.lead_over(KEYS[1])
     assert not slots.is_outrun(KEYS[0], 2.1), "the other one has ended, and it has the link for itself"

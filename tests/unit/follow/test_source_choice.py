@@ -130,6 +130,28 @@ def test_below_a_lead_that_is_outrun_it_has_more_patience() -> None:
     assert choice.source is None
 
 
+def test_a_source_that_has_bytes_and_sends_none_is_not_excused_by_an_outrun_lead() -> None:
+    choice = relaying(A)
+    assert A.offset > 0
+    for now in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5):
+        choice.next_step(now)
+        choice.answered(Keep(1, 500, queued=True), now)
+    choice.next_step(S.outrun)
+    assert choice.source is None
+
+
+def test_the_next_source_begins_with_the_usual_patience() -> None:
+    choice = relaying(A)
+    choice.next_step(0.5)
+    choice.answered(Keep(1, 500, queued=True), 0.5)
+    choice.next_step(1.0)
+    choice.answered(Follow((B,), 1), 1.0)
+    assert choice.next_step(1.0) == Take(B)
+    choice.taken(B, 1.0)
+    choice.next_step(1.0 + S.stall_limit(1))
+    assert choice.source is None
+
+
 def test_what_was_outrun_and_grows_has_the_usual_patience_again() -> None:
     choice = relaying(A)
     choice.grew(100, 0.1)
@@ -144,6 +166,8 @@ def test_the_deeper_the_longer_the_stall_limit_up_to_a_bound() -> None:
     assert [S.first_growth_limit(depth) for depth in (1, 2, 1000)] == [3.5, 4.0, 6.0]
     assert [S.stall_limit(depth) for depth in (0, 1, 2, 3, 1000)] == [2.0, 2.0, 2.5, 3.0, 6.0]
     assert [S.stall_limit(depth, outrun=True) for depth in (0, 1, 2, 3, 1000)] == [4.0, 4.0, 4.5, 5.0, 6.0]
+    patient = FollowSettings(stall=10.0, longest_stall=14.0)
+    assert patient.stall_limit(1, outrun=True) == patient.stall_limit(1) == 10.0
 
 
 def test_a_move_keeps_the_present_source_until_the_new_one_answers() -> None:
@@ -491,7 +515,7 @@ def test_where_the_coordinators_are_silent_one_that_was_found_goes_on_each_time(
 
 
 def test_a_source_whose_lead_queues_is_not_to_blame_within_the_hard_limit() -> None:
-    choice, waiting = SourceChoice(FollowSettings(), KEY, 0.0), source(b"a")
+    choice, waiting = SourceChoice(FollowSettings(), KEY, 0.0), source(b"a", offset=0)
     assert isinstance(choice.next_step(0.0), JoinNow)
     choice.answered(Follow((waiting,), 1), 0.0)
     assert choice.next_step(0.0) == Take(waiting)

@@ -48,6 +48,9 @@ class FakeBlob:
     def thrown_away(self) -> bool:
         return self.gone and not self.was_committed
 
+    def watch(self) -> None:
+        """Nothing is missed."""
+
     async def wait(self, size: int, timeout: float) -> None:
         with trio.move_on_after(timeout):
             while self.written <= size:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from peili.libp2p.host import DialError, Host
 from peili.libp2p.peer_id import PeerId
 from peili.oci.key import Key
 from peili.routing.bootstrap import BootstrapAddress, FileSource, StaticSource
-from peili.routing.kademlia import KademliaRouter, KademliaSettings, announce, upkeep
+from peili.routing.kademlia import KademliaRouter, KademliaSettings, announce, outbox, upkeep
 from peili.routing.kademlia.links import NotAsked
 from tests.fakes.routers import LOOPBACK, Cluster, Running, ask, find, port_of, until
 
@@ -347,11 +347,12 @@ async def test_a_new_peer_is_told_of_many_keys_at_a_pace_and_of_none_that_went_m
 
 @contextmanager
 def no_descriptor_left() -> Iterator[None]:
-    """This process gets no further one."""
+    """This process gets no further one, also where one is given back meanwhile."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with Path(os.devnull).open() as free:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (free.fileno(), before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     try:
+        with pytest.raises(OSError, match="Too many open files"):
+            socket.socket()
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -371,3 +372,18 @@ async def test_a_peer_that_there_is_no_descriptor_for_is_not_suspect(cluster: Cl
             await one._links.reach(contact)
     assert not one._knowledge.table.is_suspect(contact.id, trio.current_time())
     assert (await one._links.reach(contact)).id == contact.id, "its address is not passed over, either"
+
+
+async def test_what_a_peer_could_not_be_told_for_want_of_a_descriptor_it_is_told_later(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "NOT_ASKED_PAUSE", 0.01)
+    one = (await cluster.start()).router
+    cluster.forget()
+    other = (await cluster.start()).router
+    with no_descriptor_left():
+        one._outbox.tell(other._own_contact(), [key_digest(KEY)], provided=True)
+        await trio.sleep(0.05)
+        assert other.statistics().records == 0
+    await until(lambda: other.statistics().records == 1)
+    assert not one._knowledge.table.is_suspect(other._own_contact().id, trio.current_time())

@@ -29,7 +29,7 @@ from peili.libp2p.host import Libp2pError, Stream, StreamError
 from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
 from peili.routing.kademlia.exchange import StreamPool, answer_requests
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import Link, Links, PeerFailed
+from peili.routing.kademlia.links import Link, Links, NotAsked, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
 
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
@@ -96,13 +96,12 @@ class Coordination:
             # In the router's nursery: both are to hear it, also when we need to wait for one of them only.
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
         if StandIn.is_told(ask) and len(coordinators) <= COORDINATORS:
-            self._ask_stand_in(nursery, ask, send, _UNHEARD)
-        answer = await self._best_reply(nursery, ask, send, receive, len(coordinators), silent)
+            self._ask_stand_in(ask, send, _UNHEARD)
+        answer = await self._best_reply(ask, send, receive, len(coordinators), silent)
         return await self._verified(answer) if isinstance(answer, Follow) else answer
 
     async def _best_reply(
         self,
-        nursery: trio.Nursery,
         ask: Ask,
         send: trio.MemorySendChannel[_Reply],
         receive: trio.MemoryReceiveChannel[_Reply],
@@ -118,7 +117,7 @@ class Coordination:
             if isinstance(judged, Counts):
                 return judged.answer
             if elapsed >= stand_in.next_at(replies):
-                self._ask_stand_in(nursery, ask, send, _STAND_IN if stand_in.asked() else _UNHEARD)
+                self._ask_stand_in(ask, send, _STAND_IN if stand_in.asked() else _UNHEARD)
             with trio.move_on_at(started + min(judged.until, stand_in.next_at(replies))):
                 place, answer = await receive.receive()
                 if place >= 0:
@@ -126,14 +125,12 @@ class Coordination:
                 elif place == _STAND_IN:
                     decisive = answer
 
-    def _ask_stand_in(
-        self, nursery: trio.Nursery, ask: Ask, send: trio.MemorySendChannel[_Reply], place: int
-    ) -> None:
+    def _ask_stand_in(self, ask: Ask, send: trio.MemorySendChannel[_Reply], place: int) -> None:
         """Ask the next candidate, if there is one."""
-        now = trio.current_time()
+        now, nursery = trio.current_time(), self._lookups.nursery
         others = (self._remembered(ask.key, now) or ())[COORDINATORS:]
         peer_id = next((peer_id for peer_id in others if not self._silences.has(peer_id, now)), None)
-        if peer_id is not None:
+        if peer_id is not None and nursery is not None:  # the router may have ended while we waited
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
 
     def answering(self, key: bytes) -> tuple[bytes, ...]:
@@ -157,6 +154,8 @@ class Coordination:
                     self._silences.heard(peer_id)
                 if scope.cancelled_caught:
                     self._did_not_answer(peer_id)
+            except NotAsked:
+                pass  # this node's own fault
             except (PeerFailed, Libp2pError, InvalidFollowMessage):
                 self._silences.failed(peer_id, trio.current_time())
         send.send_nowait((place, answer))  # the buffer has room for all

@@ -175,7 +175,7 @@ class Links:
                 async with self._dials:
                     connection = await self._connect(contact.id, address, share)
             except CannotDial as error:
-                problem = NotAsked(str(error))
+                raise NotAsked(str(error)) from error
             except Libp2pError as error:
                 problem = PeerFailed(str(error))
             else:

@@ -55,6 +55,7 @@ class Lookups:
         try:
             await self.ping(contact)
         except NotAsked:
+            self._knowledge.table.not_asked(contact.id, trio.current_time())
             return False
         except PeerFailed:
             self._knowledge.failed(contact.id)

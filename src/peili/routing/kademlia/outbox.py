@@ -13,9 +13,10 @@ from peili.kademlia.message import InvalidMessage, Message, MessageType, encode
 from peili.kademlia.own_message import MAX_KEYS, Provide, Withdraw, decode_own, encode_own
 from peili.libp2p.host import Libp2pError
 from peili.routing.kademlia.knowledge import Knowledge
-from peili.routing.kademlia.links import Link, Links, PeerFailed
+from peili.routing.kademlia.links import Link, Links, NotAsked, PeerFailed
 
 TELL_TIMEOUT: Final = 5.0  # seconds for one batch
+NOT_ASKED_PAUSE: Final = 1.0  # seconds until a peer is told that there was no descriptor for
 PARALLEL_TELLS: Final = 16
 MOST_PENDING: Final = 50_000  # keys over all peers; the sweep waits above it
 
@@ -57,8 +58,11 @@ class Outbox:
     async def _drain(self, contact: Contact, pending: dict[bytes, bool]) -> None:
         try:
             while pending:
-                async with self._turns:
-                    await self._send(contact, *self._next_batch(pending))
+                try:
+                    async with self._turns:
+                        await self._send(contact, pending)
+                except NotAsked:
+                    await trio.sleep(NOT_ASKED_PAUSE)
         except PeerFailed:
             # A peer that comes back is told everything anew, so nothing needs to be kept for it.
             self._knowledge.failed(contact.id)
@@ -84,8 +88,9 @@ class Outbox:
             self._room.set()
             self._room = trio.Event()
 
-    async def _send(self, contact: Contact, keys: list[bytes], provided: bool) -> None:
+    async def _send(self, contact: Contact, pending: dict[bytes, bool]) -> None:
         link = await self._links.reach(self._knowledge.best_known(contact)[0])
+        keys, provided = self._next_batch(pending)
         try:
             with trio.fail_after(TELL_TIMEOUT):
                 if link.speaks(self._knowledge.settings.own_protocol):
