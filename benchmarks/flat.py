@@ -77,7 +77,8 @@ def _ask(node: Peili, cluster: Cluster, number: int, count: int) -> list[bool]:
 def _pull(asker: Asker, own: Store, blob: Content) -> bool:
     """Pull a blob, and collect it as garbage once the node knows that it is there; whether somebody gave it.
 
-    Sooner it would look as if it had been wrong and thrown away, and its holder would not be asked for a while.
+    In the moment after its last byte the node cannot tell yet whether it was committed or thrown away; it would not
+    ask its holder for a while.
     """
     if pull_blob(asker, own, blob).status != 200:
         return False

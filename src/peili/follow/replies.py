@@ -85,9 +85,7 @@ class StandIn:
 
     def next_at(self, replies: Mapping[int, Answer | None]) -> float:
         """When to ask it next, in seconds after the question; math.inf where it need not be asked."""
-        if not self._due or any(replies.get(place) is not None for place in range(COORDINATORS)):
-            return math.inf
-        return self._due[0]
+        return self._due[0] if self._due and _are_silent(replies) else math.inf
 
     def asked(self) -> bool:
         """It is asked now; return whether its answer decides."""
@@ -127,11 +125,7 @@ def judge(
     that did not answer lately. They are not waited for beside one that does, but where that one says Lead: then
     for so many seconds. `stand_in`: what it said at last; it counts where both coordinators are silent.
     """
-    if (
-        isinstance(stand_in, Lead)
-        and stand_in.sole
-        and all(replies.get(each) is None for each in range(COORDINATORS))
-    ):
+    if isinstance(stand_in, Lead) and stand_in.sole and _are_silent(replies):
         return Counts(stand_in)
     best = min((place for place, answer in replies.items() if answer is not None), default=None)
     if best is None:
@@ -143,6 +137,11 @@ def judge(
     closer = (place for place in range(best) if place not in replies)
     patience = PATIENCE if any(place not in silent for place in closer) else 0.0
     return Counts(answer) if elapsed >= patience else Listen(patience)
+
+
+def _are_silent(replies: Mapping[int, Answer | None]) -> bool:
+    """Whether both coordinators have said nothing so far, or failed."""
+    return all(replies.get(place) is None for place in range(COORDINATORS))
 
 
 def _judge_lead(

@@ -167,27 +167,25 @@ class Links:
 
     async def _dial(self, contact: Contact, *, insist: bool) -> Link:
         addresses = self._dialable(contact, insist=insist)
-        problem = PeerFailed("no address to dial")
+        problem = "no address to dial"
         end = trio.current_time() + DIAL_TIMEOUT
         for attempt, address in enumerate(addresses):
             share = (end - trio.current_time()) / (len(addresses) - attempt)
             try:
                 async with self._dials:
                     connection = await self._connect(contact.id, address, share)
-            except CannotDial as error:
-                raise NotAsked(str(error)) from error
             except Libp2pError as error:
-                problem = PeerFailed(str(error))
+                problem = str(error)
             else:
                 return self.of(connection)
-        raise problem
+        raise PeerFailed(problem)
 
     async def _connect(self, peer_id: bytes, address: Multiaddr, timeout: float) -> Connection:
         assert address.port is not None
         try:
             return await self._host.connect(address.host, address.port, PeerId(peer_id), max(timeout, 0.01))
-        except CannotDial:
-            raise
+        except CannotDial as error:
+            raise NotAsked(str(error)) from error
         except DialError:  # a caller that leaves says nothing about the address
             self._remember_failure(peer_id, address)
             raise
