@@ -73,7 +73,7 @@ RENEWS = st.builds(
 ASKS = JOINS | RENEWS | st.builds(Leave, KEYS, st.sampled_from(Outcome))
 MILLISECONDS = st.integers(0, 60_000)
 ANSWERS = (
-    st.builds(Lead, MILLISECONDS, st.booleans())
+    st.builds(Lead, MILLISECONDS, st.booleans(), st.booleans())
     | st.builds(Wait, MILLISECONDS)
     | st.builds(Keep, st.integers(0, 65535), MILLISECONDS, st.booleans())
     | st.builds(Follow, st.lists(SOURCES, min_size=1, max_size=8).map(tuple), st.integers(0, 65535))

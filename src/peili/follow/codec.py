@@ -7,7 +7,7 @@ Bodies only; the stream frames them.
                      uint32 port = 10; string zone = 11; repeated bytes busy = 12; uint32 alone = 13;
                      uint32 full = 14; uint32 queued = 15; }
     message Answer { uint32 type = 1; uint32 milliseconds = 2; repeated Source source = 3; uint32 depth = 4;
-                     uint32 sole = 5; uint32 queued = 6; }
+                     uint32 sole = 5; uint32 queued = 6; uint32 unprovided = 7; }
     message Source { bytes id = 1; bytes address = 2; uint32 port = 3; string zone = 4; uint64 offset = 5;
                      uint32 depth = 6; uint32 committed = 7; }
 
@@ -99,8 +99,9 @@ def decode_ask(body: bytes) -> Ask:
 def encode_answer(answer: Answer) -> bytes:
     """The body of a coordinator's answer; raise ValueError where a value is out of bounds."""
     match answer:
-        case Lead(milliseconds, sole):
-            return number_field(1, _LEAD) + number_field(2, milliseconds) + number_field(5, int(sole))
+        case Lead(milliseconds, sole, unprovided):
+            flags = [number_field(5, int(sole)), number_field(7, int(unprovided))]
+            return b"".join([number_field(1, _LEAD), number_field(2, milliseconds), *flags])
         case Wait(milliseconds):
             return number_field(1, _WAIT) + number_field(2, milliseconds)
         case Keep(depth, milliseconds, queued):
@@ -120,7 +121,7 @@ def decode_answer(body: bytes) -> Answer:
     depth = min(fields.number(4), MAX_DEPTH)
     match fields.number(1):
         case 16:
-            return Lead(milliseconds, bool(fields.number(5)))
+            return Lead(milliseconds, bool(fields.number(5)), bool(fields.number(7)))
         case 17:
             sources = tuple(_decode_source(each) for each in fields.lists.get(3, [])[:MAX_SOURCES])
             if not sources:

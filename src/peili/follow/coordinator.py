@@ -146,6 +146,11 @@ class Coordinator:
         swarm = self._swarms.get(key)
         return swarm is not None and peer_id in swarm.entries
 
+    def is_committed(self, key: bytes) -> bool:
+        """Whether a node is known to have all of it."""
+        swarm = self._swarms.get(key)
+        return swarm is not None and any(swarm.committed())
+
     def forget_peer(self, peer_id: bytes) -> None:
         """This node said goodbye, or its connection is lost: all its entries go."""
         self._swarms.forget_peer(peer_id)

@@ -93,11 +93,13 @@ class Leave:
 class Lead:
     """Fetch it from upstream: answer 404. The lead lapses after `milliseconds` without growth.
 
-    `sole`: nobody else wants it, as far as the coordinator has heard.
+    `sole`: nobody else wants it, as far as the coordinator has heard. `unprovided`: nobody has all of it, and the
+    coordinator would know: it keeps the key's provider records, and has done so for long enough.
     """
 
     milliseconds: int
     sole: bool = False
+    unprovided: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from peili.follow.deputy import SOLE
@@ -126,7 +126,7 @@ def judge(
     for so many seconds. `stand_in`: what it said at last; it counts where both coordinators are silent.
     """
     if isinstance(stand_in, Lead) and stand_in.sole and _are_silent(replies):
-        return Counts(stand_in)
+        return Counts(replace(stand_in, unprovided=False))
     best = min((place for place, answer in replies.items() if answer is not None), default=None)
     if best is None:
         over = len(replies) >= count or elapsed >= ASK_TIMEOUT
@@ -163,4 +163,8 @@ def _judge_lead(
         patience = max((silent.get(each, LEAD_PATIENCE) for each in missing if each < place), default=0.0)
     if any(each not in silent for each in missing if each > place):
         patience = max(patience, PATIENCE)
-    return Counts(lead) if elapsed >= patience else Listen(patience)
+    if elapsed < patience:
+        return Listen(patience)
+    # Who has it is known to the closest ones, all of which have spoken.
+    unprovided = lead.unprovided and len(replies) >= count and None not in replies.values()
+    return Counts(replace(lead, unprovided=unprovided))

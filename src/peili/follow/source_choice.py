@@ -138,8 +138,8 @@ class SourceChoice:
             self._ask_at = now + self._settings.renew_interval
             return
         match answer:
-            case Lead():
-                self._end = GoUpstream(leading=True, reason="lead")
+            case Lead(unprovided=unprovided):
+                self._end = GoUpstream(leading=True, reason="lead", unprovided=unprovided)
             case Follow(sources, depth):
                 self._offered(sources, depth, now)
             case Wait(milliseconds):

@@ -35,10 +35,14 @@ class RenewNow:
 
 @dataclass(frozen=True, slots=True)
 class GoUpstream:
-    """FIN where a body is under way, else 404, and 404 for the retry. `leading`: the coordinator told us to."""
+    """FIN where a body is under way, else 404, and 404 for the retry. `leading`: the coordinator told us to.
+
+    `unprovided`: as in its Lead.
+    """
 
     leading: bool
     reason: str
+    unprovided: bool = False
 
 
 @dataclass(frozen=True, slots=True)

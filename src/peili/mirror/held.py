@@ -59,7 +59,8 @@ class Ending:
 
     reason: str = ""
     requeue: bool = False  # containerd is to ask again at once: not a give-up
-    leading: bool = False
+    leading: bool = False  # the coordinators said so
+    unprovided: bool = False  # and that nobody has all of it
     sources: list[str] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)  # who did not give what it was asked for, by the router's names
     attempts: int = 0
@@ -132,8 +133,9 @@ class HeldResponse:
         step = self._choice.next_step(now)
         await self._leave_former_source()
         match step:
-            case GoUpstream(leading, reason):
+            case GoUpstream(leading, reason, unprovided):
                 self._ending.leading, self._ending.reason = leading, reason
+                self._ending.unprovided = unprovided
                 return False
             case Take(source, unnamed):
                 (self._unnamed.add if unnamed else self._unnamed.discard)(source.peer.id)

@@ -51,6 +51,7 @@ class Trace:
     resumes: int = 0
     reason: str = ""  # of a miss or of a body that ended early
     leading: bool = False  # the coordinators said that this node is to fetch it
+    unprovided: bool = False  # and that nobody has all of it
     size: int | None = None  # of the whole content, where the range asked for begins beyond its end
 
 
@@ -108,7 +109,7 @@ class Mirror:
             return trace
         gone: SinkClosed | None = None
         async with trio.open_nursery() as nursery:
-            # Beside the question to the coordinators, so that a miss waits for the longer of the two only.
+            # Beside the question to the coordinators, where that takes longer than it mostly does.
             search = Search(self._lookup, key, nursery, known)
             try:
                 with follower.holding(digest):
@@ -154,7 +155,8 @@ class Mirror:
         ):
             return
         # Perhaps somebody has it whom the coordinators do not know.
-        if await search.found_anybody(LEAD_PATIENCE if trace.leading else inf):
+        patience = LEAD_PATIENCE if trace.leading else inf
+        if not trace.unprovided and await search.found_anybody(patience):
             await self._answer_committed(exchange, key, target, wanted_range, trace)
         else:
             trace.reason = trace.reason or NO_PROVIDER
@@ -183,7 +185,8 @@ class Mirror:
         """
         if small:
             found = await follower.answer_small(target, digest, trace.failed)
-            trace.leading = isinstance(found, Lead)
+            if isinstance(found, Lead):
+                trace.leading, trace.unprovided = True, found.unprovided
             if not isinstance(found, Found):
                 return False
             trace.attempts += found.attempts
@@ -206,7 +209,7 @@ class Mirror:
         trace.providers += ending.sources
         trace.attempts += ending.attempts
         trace.resumes += max(len(ending.sources) - 1, 0)
-        trace.reason, trace.leading = ending.reason, ending.leading
+        trace.reason, trace.leading, trace.unprovided = ending.reason, ending.leading, ending.unprovided
         if not exchange.started:
             return False
         if ending.requeue:

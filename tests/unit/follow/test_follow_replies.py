@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -92,6 +93,30 @@ def test_where_all_are_silent_nothing_counts() -> None:
     assert judge({}, 2, 0.1, {}) == Listen(ASK_TIMEOUT)
     assert judge({}, 2, ASK_TIMEOUT, {}) == Counts(None)
     assert judge({0: None, 1: None}, 2, 0.001, {}) == Counts(None)
+
+
+UNPROVIDED = Lead(3000, unprovided=True)
+
+
+@pytest.mark.parametrize(
+    ("replies", "unprovided"),
+    [
+        ({0: UNPROVIDED, 1: WAIT}, True),
+        ({0: UNPROVIDED, 1: LEAD}, True),
+        ({0: LEAD, 1: UNPROVIDED}, False),
+        ({0: UNPROVIDED}, False),
+        ({0: UNPROVIDED, 1: None}, False),
+        ({1: UNPROVIDED}, False),
+    ],
+)
+def test_nobody_has_it_where_the_one_that_counts_says_so_and_all_have_spoken(
+    replies: dict[int, Answer | None], unprovided: bool
+) -> None:
+    assert judge(replies, 2, LEAD_PATIENCE, {}) == Counts(Lead(3000, unprovided=unprovided))
+
+
+def test_the_stand_in_does_not_know_that_nobody_has_it() -> None:
+    assert judge({}, 2, 0.04, {}, replace(SOLE_LEAD, unprovided=True)) == Counts(SOLE_LEAD)
 
 
 # The stand-in

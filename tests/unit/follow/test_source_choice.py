@@ -48,6 +48,8 @@ def test_a_lead_goes_upstream_at_once() -> None:
     assert isinstance(choice.next_step(0.0), Stay)
     choice.answered(Lead(1000), 0.0)
     assert choice.next_step(0.0) == GoUpstream(leading=True, reason="lead")
+    choice.answered(Lead(1000, unprovided=True), 0.0)
+    assert choice.next_step(0.0) == GoUpstream(leading=True, reason="lead", unprovided=True)
 
 
 def test_a_source_without_room_is_followed_by_the_next_and_then_by_a_new_join_without_it() -> None:

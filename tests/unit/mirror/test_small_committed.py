@@ -17,7 +17,7 @@ from peili.mirror.led_images import LedImages
 from peili.mirror.lookup import Found, Lookup
 from peili.mirror.mirror import Mirror
 from peili.mirror.race import RaceLimits
-from peili.mirror.search import Search
+from peili.mirror.search import HEAD_START, Search
 from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.distribution import BlobTarget, ContentTarget, ManifestTarget
@@ -36,6 +36,7 @@ class Story:
     def __init__(self, *, small: bool, known: bool, committed_answers: bool) -> None:
         self.asked: list[str] = []
         self.known = known
+        self.unprovided = False
         self.committed_answers = committed_answers
         self.exchange = SimpleNamespace(started=False, request=SimpleNamespace(method="GET"))
         self.mirror = object.__new__(Mirror)
@@ -59,7 +60,7 @@ class Story:
 
     async def _answer_from_tree(self, *parts: Any, small: bool) -> bool:
         self.asked.append("coordinators")
-        parts[-1].leading = True
+        parts[-1].leading, parts[-1].unprovided = True, self.unprovided
         return False
 
     def _known(self, key: Key) -> list[str]:
@@ -67,6 +68,7 @@ class Story:
 
     async def _name_first(self, key: Key, named: Callable[[Provider], None]) -> None:
         """Nobody is found."""
+        self.asked.append("search")
 
     async def play(self, target: ContentTarget = BLOB) -> list[str]:
         await self.mirror.answer(cast(Any, self.exchange), Key(str(DIGEST)), target, None)
@@ -78,7 +80,7 @@ class Story:
     [
         (True, True, True, ["holder"]),
         (True, True, False, ["holder", "coordinators", "anybody", "upstream"]),
-        (True, False, True, ["coordinators", "upstream"]),
+        (True, False, True, ["coordinators", "search", "upstream"]),
         (False, True, True, ["coordinators", "anybody", "withdraw"]),
     ],
     ids=["known", "known but gone", "unknown", "large"],
@@ -120,17 +122,24 @@ async def test_what_the_tree_gives_after_the_known_holder_failed_is_a_hit_for_th
 async def test_manifest_and_config_that_follow_a_led_index_are_led_without_a_question() -> None:
     story = Story(small=True, known=False, committed_answers=False)
     manifest = ManifestTarget(None, "a", None, DIGEST)
-    assert await story.play(manifest) == ["coordinators", "upstream"]
+    assert await story.play(manifest) == ["coordinators", "search", "upstream"]
     story.asked.clear()
     assert await story.play(manifest) == ["lead"]
     assert await story.play() == ["lead", "lead"]
     story.asked.clear()
-    assert await story.play() == ["coordinators", "upstream"], "its layers may be those of other images"
+    assert await story.play() == ["coordinators", "search", "upstream"], "its layers may be those of other images"
 
 
 async def test_a_large_blob_is_always_asked_for() -> None:
     story = Story(small=False, known=False, committed_answers=False)
     cast(Any, story.mirror)._led_images.remember(ManifestTarget(None, "a", None, DIGEST), trio.current_time())
+    assert await story.play() == ["coordinators", "search", "upstream"]
+
+
+@pytest.mark.parametrize("small", [True, False])
+async def test_nobody_else_is_asked_where_the_coordinators_know_that_nobody_has_it(small: bool) -> None:
+    story = Story(small=small, known=False, committed_answers=False)
+    story.unprovided = True
     assert await story.play() == ["coordinators", "upstream"]
 
 
@@ -170,6 +179,19 @@ async def test_a_search_finds_the_first_and_all_when_it_is_to(autojump_clock: Mo
         search.go_on()
         await trio.sleep(1.0)
         assert [each.peer_id for each in search.found] == ["first", "second"]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_search_gives_the_coordinators_a_head_start_unless_it_is_wanted(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        search = Search(cast(Lookup, SlowLookup(0.0)), Key("k"), nursery)
+        await trio.sleep(0.9 * HEAD_START)
+        assert search.found == []
+        await trio.sleep(0.2 * HEAD_START)
+        assert [each.peer_id for each in search.found] == ["first"], "they are late"
+        started = trio.current_time()
+        assert await Search(cast(Lookup, SlowLookup(0.0)), Key("k"), nursery).found_anybody()
+        assert trio.current_time() == started
         nursery.cancel_scope.cancel()
 
 

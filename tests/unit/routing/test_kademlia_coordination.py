@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from hashlib import sha256
+from random import Random
 
 import pytest
 import trio
 
 from peili.follow import replies
 from peili.follow.deputy import HOLD, SOLE
-from peili.follow.message import Ask, Follow, Join, Lead, Peer, Renew
+from peili.follow.message import Ask, Follow, Join, Lead, Leave, Outcome, Peer, Renew
 from peili.follow.replies import ASK_TIMEOUT, FROZEN_TIME, SILENT_LEAD_PATIENCE
 from peili.follow.settings import FollowSettings
 from peili.kademlia.keyspace import distance, kad_key, position
@@ -99,7 +101,7 @@ async def test_one_leads_and_the_others_follow_it(three: Nodes) -> None:
 
 async def test_the_deputy_knows_that_it_is_one(three: Nodes) -> None:
     now = trio.current_time()
-    assert [three.of(place)._is_deputy(KEY, now) for place in range(3)] == [False, True, False]
+    assert [three.of(place)._place(KEY, now).deputy for place in range(3)] == [False, True, False]
 
 
 async def test_a_silent_coordinator_costs_its_time_once(three: Nodes) -> None:
@@ -215,3 +217,78 @@ async def test_a_silent_coordinator_is_not_relied_on(three: Nodes) -> None:
     three.freeze(0)
     await three.join(2)
     await until(lambda: three.of(2).answering(KEY) == (three.nodes[1].router._knowledge.own_id,))
+
+
+# Whether nobody has it
+
+
+async def test_nobody_has_it_as_soon_as_everybody_had_time_to_tell(
+    three: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, _ = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided, "the nodes have only just met"
+    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    answer, _ = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert answer.unprovided
+
+
+async def test_after_a_peer_joined_there_may_be_something_to_hear(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = await connected(cluster, 2)
+    before = [nodes.of(place)._joined_at for place in range(2)]
+    await cluster.start(5010, follow=FollowSettings())
+    await until(lambda: all(nodes.of(place)._joined_at > before[place] for place in range(2)))
+
+
+async def test_who_failed_the_asking_node_has_it_all_the_same(
+    three: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    key = sha256(HELD.encode()).digest()
+    _, holder, other = three.nodes
+    await holder.router.provide([HELD])
+    holder_id = holder.router._knowledge.own_id
+    await until(
+        lambda: all(
+            each.router._knowledge.records.get(key, trio.current_time(), Random())
+            for each in (three.nodes[0], other)
+        )
+    )
+    for ask in (Join(key), Join(key, excluded=(holder_id,))):
+        answer, _ = await three.ask(2, ask)
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided
+
+
+async def test_who_is_told_of_commits_only_knows_of_them(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node has it, and its provider record is still on the way."""
+    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    await three.join(1)
+    await three.ask(1, Leave(KEY, Outcome.COMMITTED))
+    holder_id = three.nodes[1].router._knowledge.own_id
+    answer, _ = await three.ask(2, Join(KEY, excluded=(holder_id,)))
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided
+
+
+async def test_spegels_nodes_tell_the_coordinators_nothing_in_time(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    running = await cluster.start(5000, follow=FollowSettings(), believe_records=True)
+    own = running.router.coordination
+    assert own is not None
+    await until(lambda: own._joined_at < math.inf)
+    answer = await own.ask(Join(KEY))
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided
+
+
+async def test_only_who_is_close_to_a_key_is_told_who_has_it(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = trio.current_time()
+    assert [three.of(place)._place(KEY, now).near for place in range(3)] == [True] * 3
+    monkeypatch.setattr(coordination, "CANDIDATES", 2)
+    assert [three.of(place)._place(KEY, now + 2).near for place in range(3)] == [True, True, False]

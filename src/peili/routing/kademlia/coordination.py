@@ -9,8 +9,9 @@ connection to that very peer shows.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 from typing import Final
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from peili.beat import sleep_to_beat
 from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
-from peili.follow.message import Answer, Ask, Follow, Join, Leave, Peer, Renew, Source, follow_protocol
+from peili.follow.message import Answer, Ask, Follow, Join, Lead, Leave, Peer, Renew, Source, follow_protocol
 from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, StandIn, judge
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
@@ -34,13 +35,24 @@ from peili.routing.kademlia.lookups import Lookups
 
 NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
 MOST_NEAREST: Final = 1024
-DEPUTY_LIFETIME: Final = 1.0  # seconds for which we remember whether we are a digest's second coordinator
+PLACE_LIFETIME: Final = 1.0  # seconds for which we remember how close to a digest we are
+# Seconds since a peer joined until all that is there is told to whom it concerns: announce.LONGEST_WAIT, and the
+# time that a peer takes to tell another tens of thousands of keys.
+ALL_TOLD: Final = 10.0
 RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
 EXPIRE_INTERVAL: Final = 1.0  # seconds
 
 _Reply = tuple[int, Answer | None]  # the coordinator's place, 0 for the closest
 _STAND_IN: Final = -1  # the place of the stand-in's deciding answer
 _UNHEARD: Final = -2  # of one that decides nothing
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where this node is among those close to a key, as far as it knows without asking anybody."""
+
+    deputy: bool  # exactly one coordinator is closer
+    near: bool  # of all peers, followers or not, fewer than CANDIDATES are closer: whoever has it tells us
 
 
 class Coordination:
@@ -66,15 +78,21 @@ class Coordination:
         self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}  # until when, and the candidates
         self._pools: dict[Link, StreamPool] = {}
         self._silences = Silences()
-        self._deputies: dict[bytes, tuple[float, bool]] = {}  # until when, and whether we are one for this key
+        self._places: dict[bytes, tuple[float, _Place]] = {}  # by key, each with until when it counts
+        self._joined_at = inf  # when a peer joined last, or we did
 
     async def run(self) -> None:
         """Forget what was not heard of for too long, until cancelled."""
+        self.joined()
         while True:
             await sleep_to_beat(EXPIRE_INTERVAL)
             self.coordinator.expire(trio.current_time())
             self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
             self._silences.expire(trio.current_time())
+
+    def joined(self) -> None:
+        """A peer is there anew, or we are: it and we have yet to hear of each other's keys."""
+        self._joined_at = trio.current_time()
 
     def lost(self, peer_id: bytes) -> None:
         """The last connection to this peer is gone, or it said goodbye."""
@@ -279,8 +297,11 @@ class Coordination:
         now = trio.current_time()
         match ask:
             case Join():
-                self._note_committed(ask.key, now)
-                return self.coordinator.join(peer, ask, now, deputy=self._is_deputy(ask.key, now))
+                committed, place = self._note_committed(ask.key, now), self._place(ask.key, now)
+                answer = self.coordinator.join(peer, ask, now, deputy=place.deputy)
+                if isinstance(answer, Lead) and not committed and place.near and self._knows_all(now):
+                    return replace(answer, unprovided=not self.coordinator.is_committed(ask.key))
+                return answer
             case Renew():
                 if ask.source and not self.coordinator.knows(ask.key, ask.source):
                     self._note_committed(ask.key, now)  # whom it knew, and asked before us
@@ -288,25 +309,31 @@ class Coordination:
             case Leave():
                 return self.coordinator.leave(peer, ask, now)
 
-    def _is_deputy(self, key: bytes, now: float) -> bool:
-        """Whether exactly one node is closer to the key, as far as we know without asking anybody.
+    def _place(self, key: bytes, now: float) -> _Place:
+        """How close to the key we are. Who is wrong about it makes a node wait a little, or ask others in vain."""
+        until, place = self._places.get(key, (0.0, None))
+        if place is None or now >= until:
+            target, own_id = position(kad_key(key)), self._knowledge.own_id
+            closest = self._knowledge.table.closest(target, CANDIDATES)
+            own, last = distance(position(own_id), target), CANDIDATES - 1
+            near = len(closest) <= last or own < distance(position(closest[last].id), target)
+            place = _Place(deputy=self._able(key, closest)[1:2] == [own_id], near=near)
+            self._places.pop(key, None)
+            self._places[key] = (now + PLACE_LIFETIME, place)
+            if len(self._places) > MOST_NEAREST:
+                del self._places[next(iter(self._places))]
+        return place
 
-        Who is wrong about it only makes a node wait a little (follow.deputy), or does not.
-        """
-        until, deputy = self._deputies.get(key, (0.0, False))
-        if now >= until:
-            closest = self._knowledge.table.closest(position(kad_key(key)), CANDIDATES)
-            places = self._able(key, closest)
-            deputy = places[1:2] == [self._knowledge.own_id]
-            self._deputies.pop(key, None)
-            self._deputies[key] = (now + DEPUTY_LIFETIME, deputy)
-            if len(self._deputies) > MOST_NEAREST:
-                del self._deputies[next(iter(self._deputies))]
-        return deputy
+    def _knows_all(self, now: float) -> bool:
+        """Whether whoever has something has told us, where we are among the closest. Not so of Spegel's nodes."""
+        return not self._knowledge.settings.believe_records and now - self._joined_at >= ALL_TOLD
 
-    def _note_committed(self, key: bytes, now: float) -> None:
-        if committed := self._committed(key, now):
+    def _note_committed(self, key: bytes, now: float) -> bool:
+        """Whether the records name anybody who has it; the table hears of that."""
+        committed = self._committed(key, now)
+        if committed:
             self.coordinator.provided(key, committed, now)
+        return bool(committed)
 
     def _committed(self, key: bytes, now: float) -> list[Peer]:
         """Who has it committed, as the records that we keep say."""

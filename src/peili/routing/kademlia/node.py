@@ -266,6 +266,8 @@ class KademliaRouter:
     def _member(self, link: Link) -> None:
         """A peer is new in the table, is back, or has a new connection."""
         self._announcer.joined(link.id)
+        if self.coordination is not None:
+            self.coordination.joined()
         self._upkeep.met(link.id)
         self._ready.set()
         if not self._said_joined:
