@@ -12,7 +12,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from peili.follow.message import Lead
+from peili.follow.steps import GoUpstream
 from peili.mirror.attempt import Whole
+from peili.mirror.held import Ending, HeldResponse
 from peili.mirror.led_images import LedImages
 from peili.mirror.lookup import Found, Lookup
 from peili.mirror.mirror import Mirror
@@ -141,6 +144,39 @@ async def test_nobody_else_is_asked_where_the_coordinators_know_that_nobody_has_
     story = Story(small=small, known=False, committed_answers=False)
     story.unprovided = True
     assert await story.play() == ["coordinators", "upstream"]
+
+
+async def test_what_the_coordinators_say_of_a_layer_reaches_the_mirror() -> None:
+    choice = SimpleNamespace(
+        next_step=lambda now: GoUpstream(leading=True, reason="lead", unprovided=True), source=None
+    )
+    held = object.__new__(HeldResponse)
+    stub = cast(Any, held)
+    stub._choice, stub._ending = choice, Ending()
+    stub._sink = stub._gone = stub._relayed = stub._stream = None
+    async with trio.open_nursery() as nursery:
+        assert not await held._advance(nursery)
+    assert stub._ending == Ending(reason="lead", leading=True, unprovided=True)
+
+    async def answer_large(*_: object) -> Ending:
+        return cast(Ending, stub._ending)
+
+    story = Story(small=False, known=False, committed_answers=False)
+    mirror = cast(Any, story.mirror)
+    mirror._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
+    mirror._follower.answer_large = answer_large
+    assert await story.play() == ["upstream"]
+
+
+async def test_what_the_coordinators_say_of_a_manifest_reaches_the_mirror() -> None:
+    async def answer_small(*_: object) -> Lead:
+        return Lead(3000, unprovided=True)
+
+    story = Story(small=True, known=False, committed_answers=False)
+    mirror = cast(Any, story.mirror)
+    mirror._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
+    mirror._follower.answer_small = answer_small
+    assert await story.play() == ["upstream"]
 
 
 async def test_a_manifest_that_a_peer_has_is_not_led_because_the_index_was() -> None:
