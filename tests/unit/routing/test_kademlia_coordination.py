@@ -290,5 +290,11 @@ async def test_spegels_nodes_tell_the_coordinators_nothing_in_time(
 async def test_only_who_is_close_to_a_key_is_told_who_has_it(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     now = trio.current_time()
     assert [three.of(place)._place(KEY, now).near for place in range(3)] == [True] * 3
+    three.of(0)._places[KEY] = math.inf, coordination._Place(deputy=False, near=False)
+    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    answer, _ = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided
+    del three.of(0)._places[KEY]
     monkeypatch.setattr(coordination, "CANDIDATES", 2)
     assert [three.of(place)._place(KEY, now + 2).near for place in range(3)] == [True, True, False]

@@ -297,9 +297,10 @@ class Coordination:
         now = trio.current_time()
         match ask:
             case Join():
-                committed, place = self._note_committed(ask.key, now), self._place(ask.key, now)
+                self._note_committed(ask.key, now)
+                place = self._place(ask.key, now)
                 answer = self.coordinator.join(peer, ask, now, deputy=place.deputy)
-                if isinstance(answer, Lead) and not committed and place.near and self._knows_all(now):
+                if isinstance(answer, Lead) and place.near and self._knows_all(now):
                     return replace(answer, unprovided=not self.coordinator.is_committed(ask.key))
                 return answer
             case Renew():
@@ -328,12 +329,9 @@ class Coordination:
         """Whether whoever has something has told us, where we are among the closest. Not so of Spegel's nodes."""
         return not self._knowledge.settings.believe_records and now - self._joined_at >= ALL_TOLD
 
-    def _note_committed(self, key: bytes, now: float) -> bool:
-        """Whether the records name anybody who has it; the table hears of that."""
-        committed = self._committed(key, now)
-        if committed:
+    def _note_committed(self, key: bytes, now: float) -> None:
+        if committed := self._committed(key, now):
             self.coordinator.provided(key, committed, now)
-        return bool(committed)
 
     def _committed(self, key: bytes, now: float) -> list[Peer]:
         """Who has it committed, as the records that we keep say."""
