@@ -155,7 +155,7 @@ async def test_a_question_under_way_when_the_router_ends_has_no_answer(
 
 async def test_the_stand_in_of_two_frozen_coordinators_knows_who_leads(cluster: Cluster) -> None:
     four = await connected(cluster, 4)
-    assert isinstance((await four.ask(3, Join(KEY)))[0], Lead)
+    assert isinstance((await four.join(3))[0], Lead)
     await four.ask(3, Renew(KEY, 0))
     stand_in = four.of(2).coordinator
     await until(lambda: stand_in.knows(KEY, four.nodes[3].router._knowledge.own_id))
