@@ -20,7 +20,8 @@ from peili.kademlia.message import Message, MessageType
 from peili.libp2p.host import Stream
 from peili.oci.digest import Digest
 from peili.oci.key import digest_key
-from peili.routing.kademlia import coordination
+from peili.routing.kademlia import candidates, coordinating, coordination
+from peili.routing.kademlia.candidates import Place
 from peili.routing.kademlia.coordination import Coordination
 from peili.routing.kademlia.links import Link
 from tests.fakes.routers import Cluster, Running, until
@@ -101,7 +102,7 @@ async def test_one_leads_and_the_others_follow_it(three: Nodes) -> None:
 
 async def test_the_deputy_knows_that_it_is_one(three: Nodes) -> None:
     now = trio.current_time()
-    assert [three.of(place)._place(KEY, now).deputy for place in range(3)] == [False, True, False]
+    assert [three.of(place).candidates.place(KEY, now).deputy for place in range(3)] == [False, True, False]
 
 
 async def test_a_silent_coordinator_costs_its_time_once(three: Nodes) -> None:
@@ -181,7 +182,7 @@ async def test_a_lead_of_the_deputy_waits_for_a_late_coordinator(three: Nodes) -
     async def slow(stream: Stream) -> None:
         late.set()
         await trio.sleep(0.1)
-        await coordination.serve(stream)
+        await coordination.coordinating.serve(stream)
 
     three.nodes[0].router._host.set_handler(coordination.protocol, slow)
     deputy = three.of(1).coordinator
@@ -228,7 +229,7 @@ async def test_nobody_has_it_as_soon_as_everybody_had_time_to_tell(
     answer, _ = await three.join(2)
     assert isinstance(answer, Lead)
     assert not answer.unprovided, "the nodes have only just met"
-    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
     answer, _ = await three.join(2)
     assert isinstance(answer, Lead)
     assert answer.unprovided
@@ -238,15 +239,15 @@ async def test_after_a_peer_joined_there_may_be_something_to_hear(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nodes = await connected(cluster, 2)
-    before = [nodes.of(place)._joined_at for place in range(2)]
+    before = [nodes.of(place).coordinating._joined_at for place in range(2)]
     await cluster.start(5010, follow=FollowSettings())
-    await until(lambda: all(nodes.of(place)._joined_at > before[place] for place in range(2)))
+    await until(lambda: all(nodes.of(place).coordinating._joined_at > before[place] for place in range(2)))
 
 
 async def test_who_failed_the_asking_node_has_it_all_the_same(
     three: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
     key = sha256(HELD.encode()).digest()
     _, holder, other = three.nodes
     await holder.router.provide([HELD])
@@ -265,7 +266,7 @@ async def test_who_failed_the_asking_node_has_it_all_the_same(
 
 async def test_who_is_told_of_commits_only_knows_of_them(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node has it, and its provider record is still on the way."""
-    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
     await three.join(1)
     await three.ask(1, Leave(KEY, Outcome.COMMITTED))
     holder_id = three.nodes[1].router._knowledge.own_id
@@ -277,11 +278,11 @@ async def test_who_is_told_of_commits_only_knows_of_them(three: Nodes, monkeypat
 async def test_spegels_nodes_tell_the_coordinators_nothing_in_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
     running = await cluster.start(5000, follow=FollowSettings(), believe_records=True)
     own = running.router.coordination
     assert own is not None
-    await until(lambda: own._joined_at < math.inf)
+    await until(lambda: own.coordinating._joined_at < math.inf)
     answer = await own.ask(Join(KEY))
     assert isinstance(answer, Lead)
     assert not answer.unprovided
@@ -289,12 +290,12 @@ async def test_spegels_nodes_tell_the_coordinators_nothing_in_time(
 
 async def test_only_who_is_close_to_a_key_is_told_who_has_it(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     now = trio.current_time()
-    assert [three.of(place)._place(KEY, now).near for place in range(3)] == [True] * 3
-    three.of(0)._places[KEY] = math.inf, coordination._Place(deputy=False, near=False)
-    monkeypatch.setattr(coordination, "ALL_TOLD", 0.0)
+    assert [three.of(place).candidates.place(KEY, now).near for place in range(3)] == [True] * 3
+    three.of(0).candidates._places[KEY] = math.inf, Place(deputy=False, near=False)
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
     answer, _ = await three.join(2)
     assert isinstance(answer, Lead)
     assert not answer.unprovided
-    del three.of(0)._places[KEY]
-    monkeypatch.setattr(coordination, "CANDIDATES", 2)
-    assert [three.of(place)._place(KEY, now + 2).near for place in range(3)] == [True, True, False]
+    del three.of(0).candidates._places[KEY]
+    monkeypatch.setattr(candidates, "CANDIDATES", 2)
+    assert [three.of(place).candidates.place(KEY, now + 2).near for place in range(3)] == [True, True, False]

@@ -1,4 +1,4 @@
-"""Who fetches a digest, and who follows whom: the way of these messages between nodes and coordinators.
+"""Who fetches a digest, and who follows whom: how a node asks the coordinators (coordinating.py answers).
 
 The coordinators of a digest are the two live nodes closest to it that speak the protocol; we may be one of them.
 Both are asked at once and both keep the table; the closer one's answer counts, the other's where the closer is
@@ -8,51 +8,37 @@ connection to that very peer shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from itertools import islice
-from math import inf
 from typing import Final
 
 import trio
 
 from peili.beat import sleep_to_beat
-from peili.follow.codec import MAX_SIZE, decode_answer, decode_ask, encode_answer, encode_ask
+from peili.follow.codec import MAX_SIZE, decode_answer, encode_ask
 from peili.follow.coordinator import Coordinator
-from peili.follow.message import Answer, Ask, Follow, Join, Lead, Leave, Peer, Renew, Source, follow_protocol
-from peili.follow.replies import ASK_TIMEOUT, CANDIDATES, COORDINATORS, Counts, Silences, StandIn, judge
+from peili.follow.message import Answer, Ask, Follow, Join, Peer, Source, follow_protocol
+from peili.follow.replies import ASK_TIMEOUT, COORDINATORS, Counts, Silences, StandIn, judge
 from peili.follow.settings import FollowSettings
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
-from peili.kademlia.keyspace import distance, kad_key, position
+from peili.kademlia.keyspace import kad_key
 from peili.kademlia.message import MessageType
-from peili.libp2p.host import Libp2pError, Stream, StreamError
-from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
-from peili.routing.kademlia.exchange import StreamPool, answer_requests
+from peili.libp2p.host import Libp2pError
+from peili.routing.kademlia.candidates import Candidates
+from peili.routing.kademlia.coordinating import Coordinating
+from peili.routing.kademlia.exchange import StreamPool
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links, NotAsked, PeerFailed
 from peili.routing.kademlia.lookups import Lookups
 
-NEAREST_LIFETIME: Final = 10.0  # seconds for which the coordinators of a digest are remembered
-MOST_NEAREST: Final = 1024
-PLACE_LIFETIME: Final = 1.0  # seconds for which we remember how close to a digest we are
-# Seconds since a peer joined until all that is there is told to whom it concerns: announce.LONGEST_WAIT, and the
-# time that a peer takes to tell another tens of thousands of keys.
-ALL_TOLD: Final = 10.0
 RESOLVE_TIMEOUT: Final = 0.5  # seconds for a connection to a source that we do not know yet
 EXPIRE_INTERVAL: Final = 1.0  # seconds
 
 _Reply = tuple[int, Answer | None]  # the coordinator's place, 0 for the closest
 _STAND_IN: Final = -1  # the place of the stand-in's deciding answer
 _UNHEARD: Final = -2  # of one that decides nothing
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Where this node is among those close to a key, as far as it knows without asking anybody."""
-
-    deputy: bool  # exactly one coordinator is closer
-    near: bool  # of all peers, followers or not, fewer than CANDIDATES are closer: whoever has it tells us
 
 
 class Coordination:
@@ -70,35 +56,28 @@ class Coordination:
     ) -> None:
         self.coordinator = Coordinator(settings)
         self.protocol = follow_protocol(knowledge.settings.prefix)
+        self.candidates = Candidates(knowledge, links, self.protocol)
+        self.coordinating = Coordinating(
+            self.coordinator, self.candidates, knowledge, links, own_contact=own_contact, provided=provided
+        )
         self._knowledge = knowledge
         self._links = links
         self._lookups = lookups
-        self._own_contact = own_contact
-        self._provided = provided
-        self._nearest: dict[bytes, tuple[float, tuple[bytes, ...]]] = {}  # until when, and the candidates
         self._pools: dict[Link, StreamPool] = {}
         self._silences = Silences()
-        self._places: dict[bytes, tuple[float, _Place]] = {}  # by key, each with until when it counts
-        self._joined_at = inf  # when a peer joined last, or we did
 
     async def run(self) -> None:
         """Forget what was not heard of for too long, until cancelled."""
-        self.joined()
+        self.coordinating.joined()
         while True:
             await sleep_to_beat(EXPIRE_INTERVAL)
             self.coordinator.expire(trio.current_time())
             self._pools = {link: pool for link, pool in self._pools.items() if not link.connection.closed}
             self._silences.expire(trio.current_time())
 
-    def joined(self) -> None:
-        """A peer is there anew, or we are: it and we have yet to hear of each other's keys."""
-        self._joined_at = trio.current_time()
-
     def lost(self, peer_id: bytes) -> None:
         """The last connection to this peer is gone, or it said goodbye."""
         self.coordinator.forget_peer(peer_id)
-
-    # Asking
 
     async def ask(self, ask: Ask) -> Answer | None:
         """The coordinators' answer, its sources verified; None where no coordinator answers in time."""
@@ -146,7 +125,7 @@ class Coordination:
     def _ask_stand_in(self, ask: Ask, send: trio.MemorySendChannel[_Reply], place: int) -> None:
         """Ask the next candidate, if there is one."""
         now, nursery = trio.current_time(), self._lookups.nursery
-        others = (self._remembered(ask.key, now) or ())[COORDINATORS:]
+        others = (self.candidates.remembered(ask.key, now) or ())[COORDINATORS:]
         peer_id = next((peer_id for peer_id in others if not self._silences.has(peer_id, now)), None)
         if peer_id is not None and nursery is not None:  # the router may have ended while we waited
             nursery.start_soon(self._ask_one, place, peer_id, ask, send)
@@ -157,13 +136,13 @@ class Coordination:
         What they say includes whom they know to have it, so that nobody need ask them for providers as well.
         """
         now = trio.current_time()
-        found = self._remembered(key, now) or ()
+        found = self.candidates.remembered(key, now) or ()
         return tuple(peer_id for peer_id in found[:COORDINATORS] if not self._silences.has(peer_id, now))
 
     async def _ask_one(self, place: int, peer_id: bytes, ask: Ask, send: trio.MemorySendChannel[_Reply]) -> None:
         answer: Answer | None = None
         if peer_id == self._knowledge.own_id:
-            answer = self._answer(self._own_peer(), ask)
+            answer = self.coordinating.answer(self.coordinating.own_peer(), ask)
         else:
             try:
                 with trio.move_on_after(ASK_TIMEOUT) as scope:
@@ -192,50 +171,15 @@ class Coordination:
         for a moment is not so for everybody at once.
         """
         now = trio.current_time()
-        found = self._remembered(key, now)
+        found = self.candidates.remembered(key, now)
         if found is None:
             lookup = await self._lookups.run(kad_key(key), MessageType.FIND_NODE)
-            found = self._remember(key, lookup.closest(self._knowledge.settings.k), now)
+            found = self.candidates.remember(key, lookup.closest(self._knowledge.settings.k), now)
         chosen = found[:COORDINATORS]
         if all(self._silences.has(peer_id, now) for peer_id in chosen):
             others = (peer_id for peer_id in found if not self._silences.has(peer_id, now))
             chosen += tuple(islice(others, COORDINATORS))
         return chosen
-
-    def _remembered(self, key: bytes, now: float) -> tuple[bytes, ...] | None:
-        """The candidates as far as they are known without asking anybody; else None."""
-        until, found = self._nearest.get(key, (0.0, ()))
-        if now < until and all(map(self._may_coordinate, found)):
-            return found
-        table = self._knowledge.table
-        if not table.sees_everybody:
-            return None
-        return self._remember(key, table.closest(position(kad_key(key)), self._knowledge.settings.k), now)
-
-    def _remember(self, key: bytes, contacts: Iterable[Contact], now: float) -> tuple[bytes, ...]:
-        found = tuple(self._able(key, contacts))
-        self._nearest.pop(key, None)
-        self._nearest[key] = (now + NEAREST_LIFETIME, found)
-        if len(self._nearest) > MOST_NEAREST:
-            del self._nearest[next(iter(self._nearest))]
-        return found
-
-    def _able(self, key: bytes, contacts: Iterable[Contact]) -> list[bytes]:
-        """The candidates among these, ourselves and those that we are connected with, the closest first."""
-        # Those that we are connected with, too, though they may be suspect now.
-        target = position(kad_key(key))
-        ids = {contact.id for contact in contacts} | {link.id for link in self._links} | {self._knowledge.own_id}
-        nearest = sorted(ids, key=lambda peer_id: distance(position(peer_id), target))
-        return list(islice(filter(self._may_coordinate, nearest), CANDIDATES))
-
-    def _may_coordinate(self, peer_id: bytes) -> bool:
-        """Whether it speaks the protocol as far as we know, and is not known to be gone."""
-        if peer_id == self._knowledge.own_id:
-            return True
-        link = self._links.get(peer_id)
-        if link is not None and link.identify is not None:
-            return link.speaks(self.protocol)
-        return not self._knowledge.table.is_suspect(peer_id, trio.current_time())
 
     async def _reach(self, peer_id: bytes) -> Link:
         link = self._links.get(peer_id)
@@ -278,84 +222,3 @@ class Coordination:
         if contact is not None:
             peer = Peer(link.id, link.host, contact.registry_port, contact.zone)
             sources[place] = Source(peer, source.offset, source.depth, source.committed)
-
-    # Answering
-
-    async def serve(self, stream: Stream) -> None:
-        """Handle one inbound stream."""
-        link = self._links.of(stream.connection)
-
-        def answer(request: bytes) -> bytes:
-            return encode_answer(self._answer(self._peer_of(link), decode_ask(request)))
-
-        try:
-            await answer_requests(stream, MAX_SIZE, link.known, answer)
-        except (StreamError, InvalidFollowMessage):
-            await stream.reset()
-
-    def _answer(self, peer: Peer, ask: Ask) -> Answer:
-        now = trio.current_time()
-        match ask:
-            case Join():
-                self._note_committed(ask.key, now)
-                place = self._place(ask.key, now)
-                answer = self.coordinator.join(peer, ask, now, deputy=place.deputy)
-                if isinstance(answer, Lead) and place.near and self._knows_all(now):
-                    return replace(answer, unprovided=not self.coordinator.is_committed(ask.key))
-                return answer
-            case Renew():
-                if ask.source and not self.coordinator.knows(ask.key, ask.source):
-                    self._note_committed(ask.key, now)  # whom it knew, and asked before us
-                return self.coordinator.renew(peer, ask, now)
-            case Leave():
-                return self.coordinator.leave(peer, ask, now)
-
-    def _place(self, key: bytes, now: float) -> _Place:
-        """How close to the key we are. Who is wrong about it makes a node wait a little, or ask others in vain."""
-        until, place = self._places.get(key, (0.0, None))
-        if place is None or now >= until:
-            target, own_id = position(kad_key(key)), self._knowledge.own_id
-            closest = self._knowledge.table.closest(target, CANDIDATES)
-            own, last = distance(position(own_id), target), CANDIDATES - 1
-            near = len(closest) <= last or own < distance(position(closest[last].id), target)
-            place = _Place(deputy=self._able(key, closest)[1:2] == [own_id], near=near)
-            self._places.pop(key, None)
-            self._places[key] = (now + PLACE_LIFETIME, place)
-            if len(self._places) > MOST_NEAREST:
-                del self._places[next(iter(self._places))]
-        return place
-
-    def _knows_all(self, now: float) -> bool:
-        """Whether whoever has something has told us, where we are among the closest. Not so of Spegel's nodes."""
-        return not self._knowledge.settings.believe_records and now - self._joined_at >= ALL_TOLD
-
-    def _note_committed(self, key: bytes, now: float) -> None:
-        if committed := self._committed(key, now):
-            self.coordinator.provided(key, committed, now)
-
-    def _committed(self, key: bytes, now: float) -> list[Peer]:
-        """Who has it committed, as the records that we keep say."""
-        contacts = self._knowledge.records.get(key, now, self._knowledge.random)
-        peers = [Peer(each.id, _host_of(each), each.registry_port, each.zone) for each in contacts]
-        return [*peers, self._own_peer()] if key in self._provided else peers
-
-    def _peer_of(self, link: Link) -> Peer:
-        contact = self._knowledge.provider_contact(link)
-        port, zone = (contact.registry_port, contact.zone) if contact is not None else (0, "")
-        return Peer(link.id, link.host, port, zone)
-
-    def _own_peer(self) -> Peer:
-        contact = self._own_contact()
-        return Peer(contact.id, _host_of(contact), contact.registry_port, contact.zone)
-
-
-def _host_of(contact: Contact) -> str:
-    """A hint only: whoever gets it looks for itself."""
-    for raw in contact.addresses:
-        try:
-            address = Multiaddr.parse(raw)
-        except InvalidMultiaddr:
-            continue
-        if address.protocol in ("ip4", "ip6"):
-            return address.host
-    return "0.0.0.0"

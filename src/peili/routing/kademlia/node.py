@@ -231,7 +231,7 @@ class KademliaRouter:
         self._host.set_handler(self._settings.kad_protocol, server.serve_kad)
         self._host.set_handler(self._settings.own_protocol, server.serve_own)
         if self.coordination is not None:
-            self._host.set_handler(self.coordination.protocol, self.coordination.serve)
+            self._host.set_handler(self.coordination.protocol, self.coordination.coordinating.serve)
         self._host.on_connected = self._connected
         self._host.on_disconnected = self._disconnected
         self._knowledge.on_member = self._member
@@ -267,7 +267,7 @@ class KademliaRouter:
         """A peer is new in the table, is back, or has a new connection."""
         self._announcer.joined(link.id)
         if self.coordination is not None:
-            self.coordination.joined()
+            self.coordination.coordinating.joined()
         self._upkeep.met(link.id)
         self._ready.set()
         if not self._said_joined:
