@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 
 from peili.oci.digest import Digest, InvalidDigest
-from peili.store.files import blob_path
+from peili.store.files import blob_name
 from peili.store.growth import GrowthWatch, Pulse, wait_until
 from peili.store.protocol import Ingest
 
@@ -37,23 +37,23 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 class GrowingFile:
     """A GrowingBlob (see peili.store.protocol) over an open file. Owns `fileno`."""
 
-    __slots__ = ("_committed_path", "_fileno", "_growth", "_pulse", "_was_committed", "digest", "total")
+    __slots__ = ("_committed_name", "_fileno", "_growth", "_pulse", "_was_committed", "digest", "total")
 
     def __init__(
         self,
         digest: Digest,
         total: int,
         fileno: int,
-        committed_path: Path,
+        committed_name: str,
         growth: GrowthWatch,
         *,
         was_committed: bool = False,
     ) -> None:
-        """`was_committed`: it is known to be, or to have been, the store's content."""
+        """`committed_name`: where it is after its commit. `was_committed`: it is known to be, or to have been, there."""
         self.digest = digest
         self.total = total
         self._fileno = fileno
-        self._committed_path = committed_path
+        self._committed_name = committed_name
         self._growth = growth
         self._pulse: Pulse | None = None
         self._was_committed = was_committed
@@ -80,7 +80,7 @@ class GrowingFile:
     def committed(self) -> bool:
         """Whether the store's content of this digest is this file."""
         try:
-            there = self._committed_path.lstat()
+            there = os.lstat(self._committed_name)
         except OSError:
             return False
         same = os.path.samestat(there, os.fstat(self.fileno))
@@ -155,34 +155,34 @@ class Ingests:
         try:
             with os.scandir(root / "ingest") as entries:
                 for entry in itertools.islice(entries, MAXIMUM_INGESTS):
-                    item = self._look_at(Path(entry.path))
+                    item = self._look_at(entry.path)
                     if item is not None:
                         found.append(item)
         except OSError:  # nothing was ever received here, or the store is away
             return []
         return found
 
-    def _look_at(self, directory: Path) -> Ingest | None:
-        digest = parse_reference(_read(directory / "ref", MAXIMUM_REFERENCE_BYTES), self._namespace)
-        total = parse_total(_read(directory / "total", MAXIMUM_TOTAL_DIGITS))
+    def _look_at(self, directory: str) -> Ingest | None:
+        digest = parse_reference(_read(f"{directory}/ref", MAXIMUM_REFERENCE_BYTES), self._namespace)
+        total = parse_total(_read(f"{directory}/total", MAXIMUM_TOTAL_DIGITS))
         if digest is None or total is None:
             return None
         try:
-            data = (directory / "data").lstat()
+            data = os.lstat(f"{directory}/data")
         except OSError:
             return None
         return Ingest(digest, data.st_size, total, data.st_mtime)
 
     def _open(self, root: Path, kind: str, digest: Digest) -> GrowingFile | None:
-        directory = ingest_directory(root, self._namespace, kind, digest)
-        fileno = _open_file(directory / "data")
+        directory = ingest_name(root, self._namespace, kind, digest)
+        fileno = _open_file(f"{directory}/data")
         if fileno is None:
             return None
-        total = parse_total(_read(directory / "total", MAXIMUM_TOTAL_DIGITS))
+        total = parse_total(_read(f"{directory}/total", MAXIMUM_TOTAL_DIGITS))
         if total is None:
             os.close(fileno)
             return None
-        return GrowingFile(digest, total, fileno, blob_path(root, digest), self.growth)
+        return GrowingFile(digest, total, fileno, blob_name(root, digest), self.growth)
 
     def _remember(self, item: GrowingFile) -> None:
         self._remembered[item.digest] = (os.fstat(item.fileno), time.monotonic())
@@ -198,19 +198,27 @@ class Ingests:
         seen, when = self._remembered.get(digest, (None, 0.0))
         if seen is None:
             return None
-        fileno = _open_file(blob_path(root, digest)) if time.monotonic() - when < REMEMBERED_SECONDS else None
+        fileno = _open_file(blob_name(root, digest)) if time.monotonic() - when < REMEMBERED_SECONDS else None
         if fileno is None:
             return None
         found = os.fstat(fileno)
         if not os.path.samestat(found, seen):
             os.close(fileno)
             return None
-        return GrowingFile(digest, found.st_size, fileno, blob_path(root, digest), self.growth, was_committed=True)
+        return GrowingFile(digest, found.st_size, fileno, blob_name(root, digest), self.growth, was_committed=True)
 
 
 def ingest_directory(root: Path, namespace: str, kind: str, digest: Digest) -> Path:
     """Where the ingest of this content lies."""
-    return root / "ingest" / hashlib.sha256(ingest_reference(namespace, kind, digest).encode()).hexdigest()
+    return Path(ingest_name(root, namespace, kind, digest))
+
+
+def ingest_name(root: Path, namespace: str, kind: str, digest: Digest) -> str:
+    """The same as a text, for every request: a Path takes longer to make than to open.
+
+    And it interns its parts, which Python 3.12 never forgets: names that a client makes up would fill the memory.
+    """
+    return f"{root}/ingest/{hashlib.sha256(ingest_reference(namespace, kind, digest).encode()).hexdigest()}"
 
 
 def ingest_reference(namespace: str, kind: str, digest: Digest) -> str:
@@ -237,9 +245,9 @@ def parse_total(text: bytes | None) -> int | None:
     return int(text)
 
 
-def _read(path: Path, maximum: int) -> bytes | None:
+def _read(name: str, maximum: int) -> bytes | None:
     """A file's content; None where it is missing, cannot be read or is longer than `maximum` bytes."""
-    fileno = _open_file(path)
+    fileno = _open_file(name)
     if fileno is None:
         return None
     try:
@@ -251,10 +259,10 @@ def _read(path: Path, maximum: int) -> bytes | None:
     return content if len(content) <= maximum else None
 
 
-def _open_file(path: Path) -> int | None:
+def _open_file(name: str) -> int | None:
     """A regular file's descriptor, or None."""
     try:
-        fileno = os.open(path, _FLAGS)
+        fileno = os.open(name, _FLAGS)
     except OSError:
         return None
     if not stat.S_ISREG(os.fstat(fileno).st_mode):

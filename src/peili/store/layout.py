@@ -21,7 +21,7 @@ from peili.oci.descriptor import Descriptor
 from peili.oci.digest import Digest
 from peili.oci.key import Key
 from peili.oci.reference import Reference
-from peili.store.files import blob_path, open_blob
+from peili.store.files import blob_name, blob_path, open_blob
 from peili.store.growing import LAYOUT_NAMESPACE, GrowingFile, Ingests
 from peili.store.index import Evidence, StoreIndex, Unread
 from peili.store.inotify import CannotWatch, Event, Mask, Watcher, open_watcher
@@ -133,7 +133,7 @@ class LayoutStore:
         if descriptor is None:
             raise NotInStore(f"{digest} is not in {self._directory}")
         try:
-            return open_blob(self._path(digest), descriptor)
+            return open_blob(blob_name(self._directory, digest), descriptor)
         except NotInStore:
             self._doubt(descriptor)
             raise

@@ -18,7 +18,7 @@ from peili.oci.key import Key
 from peili.oci.reference import Reference
 from peili.store.containerd.content import discover_root
 from peili.store.containerd.session import Session
-from peili.store.files import blob_path, open_blob
+from peili.store.files import blob_name, open_blob
 from peili.store.growing import GrowingFile, Ingests
 from peili.store.index import StoreIndex
 from peili.store.inotify import CannotWatch
@@ -91,7 +91,7 @@ class ContainerdStore:
         if descriptor is None or self._root is None:
             raise NotInStore(f"{digest} is not in containerd's namespace {self._namespace}")
         try:
-            return open_blob(blob_path(self._root, digest), descriptor)
+            return open_blob(blob_name(self._root, digest), descriptor)
         except NotInStore:
             self._index.remove(digest)
             self._index.publish()
