@@ -49,7 +49,7 @@ class GrowingFile:
         *,
         was_committed: bool = False,
     ) -> None:
-        """`committed_name`: where it is after its commit. `was_committed`: it is known to be, or to have been, there."""
+        """`committed_name`: where it is after its commit. `was_committed`: it is known to be there, or was."""
         self.digest = digest
         self.total = total
         self._fileno = fileno
