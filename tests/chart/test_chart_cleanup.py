@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from cryptography import x509
@@ -26,27 +29,44 @@ FILES = Path(__file__).parents[2] / "charts/peili/files"
 TIMEOUT = 30.0  # seconds, for each program
 
 
-def write_certificate(directory: Path) -> None:
-    """A certificate for 127.0.0.1 that vouches for itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(datetime.now(UTC) - timedelta(days=1))
-        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (directory / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+# As Python 3.13, which the image has, makes its contexts; older ones are less strict.
+STRICT = """
+import runpy, ssl, sys
+lenient = ssl.create_default_context
+def strict(*arguments, **named):
+    context = lenient(*arguments, **named)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+ssl.create_default_context = strict
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def write_certificates(directory: Path) -> None:
+    """An authority as older clusters have it, without key identifiers, and what it gave to the API at 127.0.0.1."""
+
+    def certificate(subject: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kubernetes")]))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(datetime.now(UTC) - timedelta(days=1))
+            .not_valid_after(datetime.now(UTC) + timedelta(days=1))
         )
+
+    root, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    constraints = x509.BasicConstraints(ca=True, path_length=None)
+    authority = certificate("kubernetes", root).add_extension(constraints, critical=True)
+    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    server = certificate("kube-apiserver", key).add_extension(names, critical=False)
+    pem = serialization.Encoding.PEM
+    (directory / "ca.crt").write_bytes(authority.sign(root, hashes.SHA256()).public_bytes(pem))
+    (directory / "server.pem").write_bytes(server.sign(root, hashes.SHA256()).public_bytes(pem))
+    (directory / "key.pem").write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 
@@ -57,6 +77,7 @@ class Api:
         self.account = account
         self.daemonset: list[tuple[int, dict[str, Any]]] = []
         self.pods: list[dict[str, Any]] = []
+        self.page = 100  # pods in one answer
         self.asked: list[tuple[str, str]] = []
         api = self
 
@@ -74,14 +95,17 @@ class Api:
 
         self._server = HTTPServer(("127.0.0.1", 0), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(account / "ca.crt", account / "key.pem")
+        context.load_cert_chain(account / "server.pem", account / "key.pem")
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever)
 
     def answer(self, path: str, authorization: str) -> tuple[int, dict[str, Any]]:
         self.asked.append((path, authorization))
         if "/pods?" in path:
-            return 200, {"items": self.pods}
+            first = int(parse_qs(path).get("continue", ["0"])[0])
+            after = first + self.page
+            more = {"continue": str(after)} if after < len(self.pods) else {}
+            return 200, {"metadata": more, "items": self.pods[first:after]}
         return self.daemonset.pop(0) if len(self.daemonset) > 1 else self.daemonset[0]
 
     def __enter__(self) -> Api:
@@ -93,16 +117,22 @@ class Api:
         self._server.server_close()
         self._thread.join()
 
+    @property
+    def address(self) -> tuple[str, int]:
+        host, port = self._server.server_address[:2]
+        return str(host), port
+
     def wait(self, seconds: float) -> subprocess.CompletedProcess[str]:
         """Run the program against this API."""
-        host, port = self._server.server_address[:2]
+        host, port = self.address
         environment = {
             **os.environ,
-            "KUBERNETES_SERVICE_HOST": str(host),
+            "KUBERNETES_SERVICE_HOST": host,
             "KUBERNETES_SERVICE_PORT": str(port),
             "PEILI_SERVICE_ACCOUNT": str(self.account),
         }
-        command = [sys.executable, str(FILES / "wait_for_cleanup.py"), "peili-cleanup", "a=b,c=d", str(seconds)]
+        program = [sys.executable, "-c", STRICT, str(FILES / "wait_for_cleanup.py")]
+        command = [*program, "peili-cleanup", "a=b,c=d", str(seconds)]
         return subprocess.run(
             command, check=False, env=environment, capture_output=True, text=True, timeout=TIMEOUT
         )
@@ -110,24 +140,36 @@ class Api:
 
 @pytest.fixture(name="api")
 def played_api(tmp_path: Path) -> Iterator[Api]:
-    write_certificate(tmp_path)
+    write_certificates(tmp_path)
     (tmp_path / "token").write_text("secret-token\n")
     (tmp_path / "namespace").write_text("peili-system")
     with Api(tmp_path) as api:
         yield api
 
 
-def status(ready: int, wanted: int, *, seen: int = 2) -> tuple[int, dict[str, Any]]:
+def status(ready: int, wanted: int, *, seen: int = 2, age: float = 0.0) -> tuple[int, dict[str, Any]]:
     numbers = {"observedGeneration": seen, "numberReady": ready, "desiredNumberScheduled": wanted}
-    return 200, {"metadata": {"generation": 2}, "status": numbers}
+    made = (datetime.now(UTC) - timedelta(seconds=age)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return 200, {"metadata": {"generation": 2, "creationTimestamp": made}, "status": numbers}
 
 
-def pod(node: str, *, ready: bool = False, waiting: str = "", scheduled: bool = True) -> dict[str, Any]:
+OTHERS = "0/3 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules"
+OURS = "0/3 nodes are available: 1 node(s) didn't match pod anti-affinity rules"
+ELSEWHERE = (
+    ", 2 node(s) didn't match Pod's node affinity/selector. preemption: 0/3 nodes are available: 3 No victims."
+)
+
+
+def pod(node: str, *, ready: bool = False, waiting: str = "", homeless: str | None = None) -> dict[str, Any]:
+    """A clean-up's pod. `homeless`: it was not scheduled, with what the scheduler says, if it said something."""
     field = {"key": "metadata.name", "values": [node]}
     terms = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [field]}]}}
-    spec: dict[str, Any] = {"affinity": {"nodeAffinity": terms}, **({"nodeName": node} if scheduled else {})}
+    spec: dict[str, Any] = {"affinity": {"nodeAffinity": terms}, **({"nodeName": node} if homeless is None else {})}
     states = [{"state": {"waiting": {"reason": waiting}}}] if waiting else []
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    if homeless:
+        reason = {"reason": "Unschedulable", "message": homeless + ELSEWHERE}
+        conditions = [{"type": "PodScheduled", "status": "False", **reason}]
     return {
         "spec": spec,
         "status": {"phase": "Pending", "conditions": conditions, "initContainerStatuses": states},
@@ -161,7 +203,7 @@ def test_in_the_end_it_names_the_nodes_that_are_not_done(api: Api) -> None:
         pod("a", ready=True),
         pod("d", waiting="ImagePullBackOff"),
         pod("b", waiting="PodInitializing"),
-        pod("c", scheduled=False),
+        pod("c", homeless=""),
     ]
     done = api.wait(1.5)
     assert done.returncode == 1
@@ -171,9 +213,67 @@ def test_in_the_end_it_names_the_nodes_that_are_not_done(api: Api) -> None:
     assert "labelSelector=a%3Db%2Cc%3Dd" in api.asked[-1][0]
 
 
+def test_the_time_counts_from_the_making_of_the_daemonset(api: Api) -> None:
+    api.daemonset = [status(0, 1, age=300)]
+    api.pods = [pod("a", waiting="ImagePullBackOff")]
+    started = time.monotonic()
+    done = api.wait(240)
+    assert done.returncode == 1
+    assert time.monotonic() - started < TIMEOUT / 2
+    assert "  a (ImagePullBackOff)" in done.stdout.splitlines()
+
+
+def test_who_starts_late_sees_that_all_is_done(api: Api) -> None:
+    api.daemonset = [status(1, 1, age=300)]
+    assert api.wait(240).returncode == 0
+
+
+def test_a_node_that_another_release_holds_is_done(api: Api) -> None:
+    api.daemonset = [status(1, 3)]
+    api.pods = [pod("a", ready=True), pod("b", homeless=OTHERS), pod("c", homeless=OTHERS)]
+    api.page = 2
+    done = api.wait(TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["1 of 3 nodes", "1 of 3 nodes, 2 held by another release's Peili"]
+    assert [path for path, _ in api.asked if "continue=2" in path]
+
+
+def test_a_node_where_our_own_peili_still_ends_is_not_done(api: Api) -> None:
+    api.daemonset = [status(1, 4)]
+    api.pods = [
+        pod("a", ready=True),
+        pod("b", homeless=OTHERS),
+        pod("c", homeless=OURS),
+        pod("d", homeless="0/3 nodes are available: 1 Insufficient memory"),
+    ]
+    done = api.wait(6)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[:2] == ["1 of 4 nodes", "1 of 4 nodes, 1 held by another release's Peili"]
+    assert [line.partition(": ")[0] for line in lines[3:5]] == [
+        "  c (0/3 nodes are available",
+        "  d (0/3 nodes are available",
+    ]
+    assert "didn't match pod anti-affinity rules" in lines[3]
+    assert "preemption" not in done.stdout
+
+
+def test_an_authority_that_is_not_strict_is_trusted_where_python_is(api: Api) -> None:
+    context = ssl.create_default_context(cafile=str(api.account / "ca.crt"))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    with (
+        socket.create_connection(api.address, timeout=TIMEOUT) as connection,
+        pytest.raises(ssl.SSLCertVerificationError, match="Missing Authority Key Identifier"),
+    ):
+        context.wrap_socket(connection, server_hostname="127.0.0.1")
+    api.daemonset = [status(1, 1)]
+    done = api.wait(TIMEOUT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_it_trusts_only_the_clusters_own_authority(api: Api, tmp_path: Path) -> None:
     api.daemonset = [status(1, 1)]
-    write_certificate(tmp_path)  # another authority than the one that the server shows
+    write_certificates(tmp_path)  # another authority than the one that the server shows
     done = api.wait(1.5)
     assert done.returncode == 1
     assert "CERTIFICATE_VERIFY_FAILED" in done.stdout

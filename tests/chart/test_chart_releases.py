@@ -94,7 +94,11 @@ def test_the_cleanup_starts_with_its_rights_and_ends_with_the_job_that_helm_wait
         # Nothing of the release exists any more when hooks run after its deletion.
         assert one["metadata"]["name"].endswith("-cleanup")
     pod = ordered[-2][1]["spec"]["template"]["spec"]
-    assert pod["serviceAccountName"].endswith("-cleanup")
+    bound = {subject["name"] for one in rendered.all("RoleBinding") for subject in one["subjects"]}
+    assert bound == {ordered[-1][1]["spec"]["template"]["spec"]["serviceAccountName"]}
+    accounts = {one["metadata"]["name"] for _, one in ordered if one["kind"] == "ServiceAccount"}
+    assert accounts == bound | {pod["serviceAccountName"]}
+    assert pod["serviceAccountName"] not in bound
     for kept in ("nodeSelector", "tolerations", "priorityClassName"):
         assert pod.get(kept) == rendered.pod.get(kept)
     assert pod["affinity"].get("nodeAffinity") == rendered.pod["affinity"].get("nodeAffinity")
@@ -111,6 +115,29 @@ def test_the_cleanup_waits_for_the_end_of_the_nodes_peili(chart: Chart) -> None:
         term["labelSelector"]["matchLabels"],
         rendered.one("DaemonSet", hooks=True)["spec"]["template"]["metadata"]["labels"],
     )
+
+
+@pytest.mark.parametrize(("name", "namespace"), [("green", "peili-system"), ("blue", "other")])
+def test_a_cleanup_and_the_peili_of_another_release_share_no_node(chart: Chart, name: str, namespace: str) -> None:
+    old = chart.render(name="blue", namespace="peili-system")
+    new = chart.render(name=name, namespace=namespace)
+    cleanup = old.one("DaemonSet", hooks=True)["spec"]["template"]
+    labels = cleanup["metadata"]["labels"]
+    # The other's own rule, which the scheduler holds against whoever comes second.
+    assert matches(anti_affinity(new), labels)
+    # Our own Peili has no rule against our clean-up, which has one against it: the Job tells the two apart by that.
+    assert not matches(anti_affinity(old), labels)
+    (term,) = cleanup["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert "namespaceSelector" not in term  # so of its own namespace
+    others = new.mirror["spec"]["template"]["metadata"]["labels"]
+    assert namespace == "other" or not selects(term["labelSelector"]["matchLabels"], others)
+
+
+def test_the_script_has_the_time_that_helm_has(chart: Chart) -> None:
+    job = chart.render().one("Job", hooks=True)["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    seconds = int(container["command"][-1])
+    assert seconds + 30 < job["activeDeadlineSeconds"] < 300  # helm's --timeout is 5m
 
 
 def test_the_job_runs_on_any_node_that_works(chart: Chart) -> None:
