@@ -81,8 +81,9 @@ SCENARIOS: dict[str, Values] = {
     "monitoring": {
         "serviceMonitor": {"enabled": True, "interval": "1m", "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
-        "dashboard": {"enabled": True, "namespace": "grafana", "annotations": {"folder": "Nodes"}},
+        "dashboard": {"enabled": True, "annotations": {"folder": "Nodes"}},
     },
+    "dashboard elsewhere": {"dashboard": {"enabled": True, "namespace": "grafana"}},
     "scheduling": {
         "nodeSelector": {"pool": "batch"},
         "tolerations": [{"key": "batch", "operator": "Exists", "effect": "NoSchedule"}],

@@ -232,7 +232,7 @@ def test_a_node_that_another_release_holds_is_done(api: Api) -> None:
     api.daemonset = [status(1, 3)]
     api.pods = [pod("a", ready=True), pod("b", homeless=OTHERS), pod("c", homeless=OTHERS)]
     api.page = 2
-    done = api.wait(TIMEOUT)
+    done = api.wait(20)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines() == ["1 of 3 nodes", "1 of 3 nodes, 2 held by another release's Peili"]
     assert [path for path, _ in api.asked if "continue=2" in path]
@@ -267,7 +267,7 @@ def test_an_authority_that_is_not_strict_is_trusted_where_python_is(api: Api) ->
     ):
         context.wrap_socket(connection, server_hostname="127.0.0.1")
     api.daemonset = [status(1, 1)]
-    done = api.wait(TIMEOUT)
+    done = api.wait(20)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

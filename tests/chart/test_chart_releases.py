@@ -11,6 +11,7 @@ import pytest
 
 from tests.chart.rendering import CHART, Chart, Object, Rendered
 from tests.chart.scenarios import SCENARIOS, Values
+from tests.chart.schemas import validate, versions
 
 pytestmark = pytest.mark.slow
 every_scenario = pytest.mark.parametrize("values", SCENARIOS.values(), ids=SCENARIOS.keys())
@@ -43,9 +44,26 @@ def matches(expressions: list[Any], labels: dict[str, str]) -> bool:
     )
 
 
+def uid_of(dashboard: Object) -> str:
+    return next(line for text in dashboard["data"].values() for line in text.splitlines() if '"uid": "' in line)
+
+
+@pytest.mark.parametrize("others", [[("blue", "a-b"), ("blue", "c")], [("peili-a", "b"), ("peili", "a-b")]])
+def test_dashboards_of_all_releases_have_room_in_one_namespace(chart: Chart, others: list[tuple[str, str]]) -> None:
+    """The sidecar of Grafana writes all of them into one directory, by the names of their files."""
+    values = {"dashboard": {"enabled": True, "namespace": "grafana"}}
+    boards = [chart.render(values, name=name, namespace=namespace).one("ConfigMap") for name, namespace in others]
+    for one in boards:
+        assert one["metadata"]["namespace"] == "grafana"
+        validate(one, versions()[-1])
+    assert len({one["metadata"]["name"] for one in boards}) == len(boards)
+    assert len({name for one in boards for name in one["data"]}) == len(boards)
+    assert len({uid_of(one) for one in boards}) == len(boards)
+
+
 @pytest.mark.parametrize(("name", "namespace"), [("green", "peili-system"), ("blue", "other")])
 def test_two_releases_share_nothing_and_no_node(chart: Chart, name: str, namespace: str) -> None:
-    values = {**SCENARIOS["monitoring"], "dashboard": {"enabled": True}, "identity": {"persistent": True}}
+    values = {**SCENARIOS["monitoring"], "identity": {"persistent": True}}
     first = chart.render(values, name="blue", namespace="peili-system")
     second = chart.render(values, name=name, namespace=namespace)
     assert not {identities(one) for one in first.objects} & {identities(one) for one in second.objects}
@@ -59,11 +77,7 @@ def test_two_releases_share_nothing_and_no_node(chart: Chart, name: str, namespa
     assert not matches(anti_affinity(first), labels[0])
     kept = [one.pod["volumes"][-2]["hostPath"]["path"] for one in (first, second)]
     assert kept[0] != kept[1]
-    boards = [one.one("ConfigMap", hooks=False) for one in (first, second)]
-    uids = [
-        next(line for text in one["data"].values() for line in text.splitlines() if '"uid": "' in line)
-        for one in boards
-    ]
+    uids = [uid_of(one.one("ConfigMap", hooks=False)) for one in (first, second)]
     assert uids[0] != uids[1]
 
 

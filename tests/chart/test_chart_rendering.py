@@ -212,11 +212,16 @@ def test_services_find_the_mirrors_pods_and_no_others(chart: Chart, values: Valu
 
 
 def test_both_families_unless_only_one_is_listened_on(chart: Chart) -> None:
-    for service in chart.render().all("Service"):
-        assert service["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+    assert chart.render().one("Service", "peili-bootstrap")["spec"]["ipFamilyPolicy"] == "PreferDualStack"
     for service in chart.render(SCENARIOS["IPv4 only"]).all("Service"):
         assert service["spec"]["ipFamilies"] == ["IPv4"]
     assert "--registry-address=0.0.0.0:29500" in chart.render(SCENARIOS["IPv4 only"]).container("peili")["args"]
+
+
+def test_prometheus_finds_each_node_once_where_there_are_two_families(chart: Chart) -> None:
+    service = chart.render().one("Service", "peili-operations")["spec"]
+    assert service["ipFamilyPolicy"] == "SingleStack"
+    assert "ipFamilies" not in service  # the cluster's first one, whichever that is
 
 
 def test_peers_are_found_by_the_name_of_the_bootstrap_service(chart: Chart) -> None:

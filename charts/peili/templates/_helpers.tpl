@@ -157,16 +157,6 @@ imagePullSecrets:
 {{- printf "namespace=%q,job=%q" .Release.Namespace (printf "%s-operations" (include "peili.fullname" .)) -}}
 {{- end -}}
 
-{{- /* Both families where the cluster has them; only IPv4 where Peili listens there alone. */ -}}
-{{- define "peili.families" -}}
-{{- if eq .Values.listenAddress "0.0.0.0" -}}
-ipFamilyPolicy: SingleStack
-ipFamilies: [IPv4]
-{{- else -}}
-ipFamilyPolicy: PreferDualStack
-{{- end -}}
-{{- end -}}
-
 {{- /* Labels and annotations of what the clean-up hook makes: all of it goes again when the hook is done. */ -}}
 {{- define "peili.cleanupMeta" -}}
 labels:
