@@ -48,7 +48,10 @@ def uid_of(dashboard: Object) -> str:
     return next(line for text in dashboard["data"].values() for line in text.splitlines() if '"uid": "' in line)
 
 
-@pytest.mark.parametrize("others", [[("blue", "a-b"), ("blue", "c")], [("peili-a", "b"), ("peili", "a-b")]])
+@pytest.mark.parametrize(
+    "others",
+    [[("blue", "a"), ("blue", "b")], [("peili-a", "b"), ("peili", "a-b")], [("b-peili", "a"), ("peili", "a-b")]],
+)
 def test_dashboards_of_all_releases_have_room_in_one_namespace(chart: Chart, others: list[tuple[str, str]]) -> None:
     """The sidecar of Grafana writes all of them into one directory, by the names of their files."""
     values = {"dashboard": {"enabled": True, "namespace": "grafana"}}
