@@ -83,8 +83,9 @@ CASES: list[tuple[str, Parser, Callable[[Any], Values], list[Any]]] = [
     ("filters", parse_filter, lambda value: {"filters": [value]}, FILTERS),
     ("maxUploads", lambda value: parse_max_uploads(str(value)), lambda value: {"maxUploads": value}, UPLOADS),
 ]
-# What the program takes and the chart does not: the chart has one spelling, or cannot tell.
+# What the program takes and the chart does not: the chart has one spelling, or cannot tell, or mounts no such file.
 NARROWER = {
+    "file:/etc/peili/peers",
     "::ffff:10.0.0.0/104",
     "1:2:3:4:5:6:7::/112",
     "https://ghcr.io//",

@@ -11,11 +11,19 @@ import pytest
 
 from tests.chart.rendering import CHART, Chart, RenderFailed, load_all
 from tests.chart.scenarios import Values
+from tests.chart.schemas import validate, versions
 
 WRONG: list[tuple[Values, str]] = [
     ({"hostNetwrok": False}, "additional properties 'hostNetwrok' not allowed"),
     ({"containerd": {"sock": "/x/y"}}, "additional properties 'sock' not allowed"),
     ({"image": {"repository": ""}}, "image.repository is empty: name the repository of your Peili image"),
+    ({"image": {"repository": "r.example.com/p:1.2"}}, "image.repository r.example.com/p:1.2: write it as"),
+    ({"image": {"repository": "p:1.2"}}, "image.repository p:1.2: write it as"),
+    ({"image": {"repository": "https://r.example.com/p"}}, "without https://"),
+    ({"image": {"repository": "r.example.com/Peili"}}, "in lower case"),
+    ({"image": {"repository": "r.example.com/p@sha256:" + "ab" * 32}}, "a digest into image.digest"),
+    ({"image": {"repository": "r.example.com//p"}}, "image.repository r.example.com//p: write it as"),
+    ({"image": {"repository": "r.example.com:5000"}}, "image.repository r.example.com:5000: write it as"),
     ({"image": {"repository": "r.example.com/p", "tag": "a b"}}, "/image/tag"),
     ({"image": {"repository": "r.example.com/p", "digest": "sha256:ab"}}, "/image/digest"),
     ({"ports": {"registry": 0}}, "/ports/registry"),
@@ -28,6 +36,7 @@ WRONG: list[tuple[Values, str]] = [
     ({"extraMirrorTargets": ["cache.example.com"]}, "/extraMirrorTargets/0"),
     ({"extraArgs": ["-x"]}, "/extraArgs/0"),
     ({"bootstrap": {"extra": ["10.0.0.5:29501"]}}, "/bootstrap/extra/0"),
+    ({"bootstrap": {"extra": ["file:/etc/peili/peers"]}}, "the chart mounts no file of yours into the pod"),
     ({"bootstrap": {"dns": False}}, "no node would find a peer"),
     ({"clientNetworks": ["10.0.0.1"]}, "/clientNetworks/0"),
     ({"networkPolicy": {"enabled": True}}, "no effect with hostNetwork"),
@@ -50,6 +59,35 @@ WRONG: list[tuple[Values, str]] = [
     ({"routerProtocol": "ipfs"}, "/routerProtocol"),
     ({"cleanup": {"timeoutSeconds": "long"}}, "/cleanup/timeoutSeconds"),
     ({"tolerations": {"operator": "Exists"}}, "/tolerations"),
+    ({"tolerations": [{"opreator": "Exists"}]}, "additional properties 'opreator' not allowed"),
+    ({"tolerations": [{"operator": "exists"}]}, "/tolerations/0/operator"),
+    ({"tolerations": [{"operator": "Exists", "effect": "NoScheduling"}]}, "/tolerations/0/effect"),
+    ({"resources": {"limits": {"memroy": "1Gi"}}}, "additional properties 'memroy' not allowed"),
+    ({"resources": {"requests": {"cpu": "50 m"}}}, "/resources/requests/cpu"),
+    ({"resources": {"requests": {"hugepages": "1Gi"}}}, "additional properties 'hugepages' not allowed"),
+    ({"resources": {"claims": [{"nmae": "a"}]}}, "additional properties 'nmae' not allowed"),
+    ({"networkPolicy": {"operationsFrom": [{"podSelctor": {}}]}}, "additional properties 'podSelctor' not allowed"),
+    (
+        {"networkPolicy": {"operationsFrom": [{"namespaceSelector": {"matchLabel": {}}}]}},
+        "additional properties 'matchLabel' not allowed",
+    ),
+    ({"networkPolicy": {"operationsFrom": [{"ipBlock": {"cdir": "10.0.0.0/8"}}]}}, "'cdir' not allowed"),
+    ({"networkPolicy": {"extraEgress": [{"form": []}]}}, "additional properties 'form' not allowed"),
+    ({"networkPolicy": {"extraEgress": [{"ports": [{"prot": 443}]}]}}, "additional properties 'prot' not allowed"),
+    (
+        {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerm": []}}},
+        "additional properties 'nodeSelectorTerm' not allowed",
+    ),
+    (
+        {
+            "nodeAffinity": {
+                "preferredDuringSchedulingIgnoredDuringExecution": [
+                    {"weight": 1, "preference": {"matchExpression": []}}
+                ]
+            }
+        },
+        "additional properties 'matchExpression' not allowed",
+    ),
     ({"zone": "a zone"}, "/zone"),
 ]
 
@@ -60,6 +98,62 @@ def test_a_wrong_value_ends_with_a_sentence_that_names_it(chart: Chart, values: 
     with pytest.raises(RenderFailed) as caught:
         chart.render(values)
     assert sentence in str(caught.value)
+
+
+RIGHT: list[Values] = [
+    {"image": {"repository": "peili"}},
+    {"image": {"repository": "localhost:5000/peili"}},
+    {"image": {"repository": "Registry.example.com:443/team/some_peili--x.y"}},
+    {"image": {"repository": "[fd00::5]:5000/peili"}},
+    {
+        "tolerations": [
+            {"key": "a", "operator": "Equal", "value": "b", "effect": "NoExecute", "tolerationSeconds": 60},
+            {"key": "a"},
+        ]
+    },
+    {
+        "resources": {
+            "requests": {"cpu": 1, "memory": "128Mi", "ephemeral-storage": "1Gi", "hugepages-2Mi": "64Mi"},
+            "limits": {"cpu": "0.5", "memory": "1Gi"},
+            "claims": [{"name": "link", "request": "fast"}],
+        }
+    },
+    {
+        "hostNetwork": False,
+        "clientNetworks": ["10.244.0.1/32"],
+        "networkPolicy": {
+            "enabled": True,
+            "operationsFrom": [
+                {
+                    "podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]},
+                    "namespaceSelector": {},
+                },
+                {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}},
+            ],
+            "extraEgress": [{"ports": [{"port": 1000, "endPort": 2000, "protocol": "UDP"}, {"port": "web"}]}, {}],
+        },
+    },
+    {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchFields": [{"key": "metadata.name", "operator": "NotIn", "values": ["a"]}]},
+                    {"matchExpressions": [{"key": "cpus", "operator": "Gt", "values": ["4"]}]},
+                ]
+            },
+            "preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "preference": {"matchExpressions": [{"key": "b", "operator": "Exists"}]}}
+            ],
+        }
+    },
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", RIGHT, ids=[json.dumps(values)[:60] for values in RIGHT])
+def test_what_kubernetes_takes_is_not_refused(chart: Chart, values: Values) -> None:
+    for one in chart.render(values).objects:
+        validate(one, versions()[-1])
 
 
 @pytest.mark.slow
@@ -78,12 +172,18 @@ def schema() -> dict[str, Any]:
 
 
 def closed(part: dict[str, Any], path: str) -> Iterator[str]:
-    """Paths of objects with named properties that would let an unknown one pass."""
-    # The two halves of `resources` take any resource's name.
-    if "properties" in part and part.get("additionalProperties") is not False and not path.startswith("resources."):
-        yield path or "the top"
-    for name, below in part.get("properties", {}).items():
-        yield from closed(below, f"{path}.{name}" if path else name)
+    """Paths of objects that would let an unknown name pass; maps, all of whose values are alike, do not count."""
+    others = part.get("additionalProperties", True)
+    if "object" in part.get("type", ()) and others is True:
+        yield path
+    below = {
+        name: found for kind in ("properties", "patternProperties") for name, found in part.get(kind, {}).items()
+    }
+    below |= {f"#{number}": found for number, found in enumerate(part.get("anyOf", []))}
+    below |= {"[]": part["items"]} if "items" in part else {}
+    below |= {"*": others} if isinstance(others, dict) else {}
+    for name, found in below.items():
+        yield from closed(found, f"{path}.{name}")
 
 
 def test_the_schema_knows_every_value_and_lets_no_other_pass(yaml_reader: None) -> None:
@@ -97,7 +197,10 @@ def test_the_schema_knows_every_value_and_lets_no_other_pass(yaml_reader: None) 
     same(values_of_the_chart(), schema(), "")
     top = schema()["properties"].keys() - {"global"}
     assert values_of_the_chart().keys() == top
-    assert list(closed(schema(), "")) == []
+    document = schema()
+    # What a parent chart passes to all of its charts is not ours to know.
+    assert list(closed(document, "")) == [".global"]
+    assert [path for name, part in document["definitions"].items() for path in closed(part, name)] == []
 
 
 def flattened(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

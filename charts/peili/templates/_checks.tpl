@@ -4,6 +4,9 @@
 {{- if not $v.image.repository -}}
 {{- fail "image.repository is empty: name the repository of your Peili image, as registry.example.com/peili" -}}
 {{- end -}}
+{{- if not (regexMatch (include "peili.repositoryPattern" .) $v.image.repository) -}}
+{{- fail (printf "image.repository %s: write it as registry.example.com:5000/peili, in lower case, without https://; a tag belongs into image.tag, a digest into image.digest" $v.image.repository) -}}
+{{- end -}}
 {{- $ports := list $v.ports.registry $v.ports.router $v.ports.operations -}}
 {{- if ne (len (uniq $ports)) 3 -}}
 {{- fail (printf "ports: registry %v, router %v and operations %v have to differ from each other" $v.ports.registry $v.ports.router $v.ports.operations) -}}
@@ -32,6 +35,9 @@
 {{- end -}}
 {{- end -}}
 {{- range $v.bootstrap.extra -}}
+{{- if hasPrefix "file:" . -}}
+{{- fail (printf "bootstrap.extra %s: the chart mounts no file of yours into the pod; use a source with static:, dns: or http:" .) -}}
+{{- end -}}
 {{- if and (hasPrefix "dns:" .) (gt (len .) 257) -}}
 {{- fail (printf "bootstrap.extra %s: a DNS name has at most 253 characters" .) -}}
 {{- end -}}
@@ -77,6 +83,13 @@
 {{- if and $v.basicAuth.enabled (not $v.basicAuth.existingSecret) (not $v.basicAuth.username) -}}
 {{- fail "basicAuth.username is empty: name a user, or an existingSecret" -}}
 {{- end -}}
+{{- end -}}
+
+{{- /* [HOST[:PORT]/]PATH, as container runtimes read it (distribution's reference grammar). */ -}}
+{{- define "peili.repositoryPattern" -}}
+{{- $name := "[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?" -}}
+{{- $part := "[a-z0-9]+(([.]|_|__|-+)[a-z0-9]+)*" -}}
+{{- printf "^((%s([.]%s)*|\\[[0-9A-Fa-f:]+\\])(:[0-9]{1,5})?/)?%s(/%s)*$" $name $name $part $part -}}
 {{- end -}}
 
 {{- /*
