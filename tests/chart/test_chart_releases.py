@@ -45,7 +45,8 @@ def matches(expressions: list[Any], labels: dict[str, str]) -> bool:
 
 
 def uid_of(dashboard: Object) -> str:
-    return next(line for text in dashboard["data"].values() for line in text.splitlines() if '"uid": "' in line)
+    (text,) = dashboard["data"].values()
+    return str(next(line for line in text.splitlines() if '"uid": "' in line))
 
 
 @pytest.mark.parametrize(

@@ -172,9 +172,14 @@ def schema() -> dict[str, Any]:
 
 
 def closed(part: dict[str, Any], path: str) -> Iterator[str]:
-    """Paths of objects that would let an unknown name pass; maps, all of whose values are alike, do not count."""
-    others = part.get("additionalProperties", True)
-    if "object" in part.get("type", ()) and others is True:
+    """Paths of objects that would let an unknown name pass, and of lists that would let anything pass.
+
+    Maps, all of whose values are alike, do not count.
+    """
+    kinds, others = part.get("type", ()), part.get("additionalProperties", True)
+    if ("object" in kinds or "properties" in part) and others is True:
+        yield path
+    if "array" in kinds and "items" not in part:
         yield path
     below = {
         name: found for kind in ("properties", "patternProperties") for name, found in part.get(kind, {}).items()
