@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from peili.cli import main
+from tests.chart import install
 from tests.chart.rendering import CHART, Chart, Object, load_all
 from tests.chart.schemas import validate, versions
 
@@ -35,6 +36,25 @@ def test_values_are_accepted_and_the_pods_are_valid(chart: Chart) -> None:
     chart.render(values[0])
     for name in ("check", "cleanup"):
         validate(pod(name), versions()[-1])
+
+
+@pytest.mark.slow
+def test_helm_knows_the_commands_and_is_the_one_that_is_named(chart: Chart) -> None:
+    commands = re.findall(r"^helm (\w+) (.*)$", TEXT, re.M)
+    assert {command for command, _ in commands} == {"install", "upgrade", "uninstall"}
+    for command, arguments in commands:
+        known = re.findall(r"--[a-z-]+", chart.run(command, "--help"))
+        assert set(re.findall(r"--[a-z-]+", arguments)) <= set(known)
+    tested = re.search(r"@v(\d+\.\d+)\.", install.MODULE)
+    assert tested is not None
+    assert f"render the chart with helm {tested[1]}" in TEXT
+
+
+@pytest.mark.slow
+def test_the_private_key_lies_where_the_document_says(chart: Chart) -> None:
+    rendered = chart.render({"identity": {"persistent": True}}, namespace="peili")
+    (volume,) = [one for one in rendered.pod["volumes"] if one["name"] == "identity"]
+    assert f"`{volume['hostPath']['path']}`" in TEXT
 
 
 @pytest.mark.slow

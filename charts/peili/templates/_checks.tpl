@@ -15,7 +15,7 @@
 {{- fail "networkPolicy.enabled has no effect with hostNetwork: a NetworkPolicy does not bind pods in the node's network. Use the cluster secret, your CNI's host policies or a firewall; or set hostNetwork to false" -}}
 {{- end -}}
 {{- if and (not $v.hostNetwork) $v.clusterSecret.enabled (not $v.clientNetworks) -}}
-{{- fail "clientNetworks is empty: without hostNetwork, containerd's requests reach the pod from an address of the CNI's, which with a cluster secret has to be named here, as 10.244.0.1/32. The log line of a refused request names it" -}}
+{{- fail "clientNetworks is empty: without hostNetwork, containerd's requests reach the pod from an address of the CNI's, mostly another one on each node. With a cluster secret all of them have to be named here, as 10.244.0.1/32 and 10.244.1.1/32. The log line of a refused request names it" -}}
 {{- end -}}
 {{- if and (not $v.bootstrap.dns) (not $v.bootstrap.extra) -}}
 {{- fail "bootstrap: with dns off and no extra source no node would find a peer" -}}
