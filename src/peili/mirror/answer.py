@@ -6,7 +6,6 @@ is at least held to the length, the range and the digest that were asked for.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from peili.http.message import Headers
@@ -23,6 +22,7 @@ from peili.oci.ranges import (
     parse_content_range,
     parse_unsatisfied_range,
 )
+from peili.store.manifests import InvalidManifest, load_object
 
 MAXIMUM_MANIFEST_SIZE = 4 * 1024 * 1024
 # Blobs up to this size are read whole and hashed before one byte is passed on.
@@ -62,7 +62,7 @@ def check_head(
 
 
 def check_body(target: ContentTarget, descriptor: Descriptor, body: bytes) -> None:
-    """Hold a whole small body against its descriptor; raise AttemptFailed."""
+    """Hold a whole small body against its descriptor; raise AttemptFailed. 4 MiB take tens of milliseconds."""
     if len(body) != descriptor.size:
         raise AttemptFailed(FailureKind.LENGTH, f"{len(body)} bytes in place of {descriptor.size}")
     if not descriptor.digest.matches(body):
@@ -123,13 +123,14 @@ def _digest(target: ContentTarget, headers: Headers) -> Digest:
 
 
 def _check_manifest(body: bytes, media_type: str) -> None:
-    """The type in the header becomes containerd's descriptor: it has to be the one that the manifest states."""
+    """The type in the header becomes containerd's descriptor: it has to be the one that the manifest states.
+
+    Read as the store reads manifests: what would take far more memory than its bytes is refused.
+    """
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise AttemptFailed(FailureKind.TYPE, "the manifest is not JSON") from error
-    if not isinstance(document, dict):
-        raise AttemptFailed(FailureKind.TYPE, "the manifest is not a JSON object")
+        document = load_object(body)
+    except InvalidManifest as error:
+        raise AttemptFailed(FailureKind.TYPE, f"no manifest: {error}") from error
     stated = document.get("mediaType")
     fits = stated == media_type if stated is not None else ("manifests" in document) == (media_type in INDEXES)
     if not fits:

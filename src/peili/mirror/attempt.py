@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+import trio
+
 from peili.http.client import Client, Response
 from peili.http.errors import (
     BodyTooLarge,
@@ -29,6 +31,8 @@ from peili.oci.descriptor import Descriptor
 from peili.oci.distribution import ContentTarget, ManifestTarget, render_target
 from peili.oci.ranges import RangeRequest, Span
 from peili.routing.protocol import Provider
+
+LARGE_MANIFEST_SIZE = 64 * 1024  # bytes; above, it is read in a thread, which costs less than the loop would wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,10 @@ class Asker:
         lease = await self._budget.take(head.descriptor.size)
         try:
             body = await response.read(MAXIMUM_MANIFEST_SIZE, timeout=self._silence)
-            check_body(wanted.target, head.descriptor, body)
+            if isinstance(wanted.target, ManifestTarget) and len(body) > LARGE_MANIFEST_SIZE:
+                await trio.to_thread.run_sync(check_body, wanted.target, head.descriptor, body)
+            else:
+                check_body(wanted.target, head.descriptor, body)
         except BaseException:  # a cancellation too: nobody will hold what was read
             lease.release()
             raise

@@ -69,14 +69,14 @@ def parse_manifest(content: bytes) -> Manifest:
     """Parse an index or a manifest of at most 4 MiB; raise InvalidManifest on anything else."""
     if len(content) > MAXIMUM_MANIFEST_BYTES:
         raise InvalidManifest(f"longer than {MAXIMUM_MANIFEST_BYTES} bytes")
-    return _manifest(_load_object(content, MAXIMUM_JSON_VALUES), MAXIMUM_INDEX_CHILDREN)
+    return _manifest(load_object(content), MAXIMUM_INDEX_CHILDREN)
 
 
 def parse_layout_index(content: bytes) -> Manifest:
     """Parse the index.json of an OCI layout, which may be longer than an image's; raise InvalidManifest."""
     if len(content) > MAXIMUM_LAYOUT_BYTES:
         raise InvalidManifest(f"longer than {MAXIMUM_LAYOUT_BYTES} bytes")
-    manifest = _manifest(_load_object(content, MAXIMUM_LAYOUT_JSON_VALUES), MAXIMUM_LAYOUT_CHILDREN)
+    manifest = _manifest(load_object(content, MAXIMUM_LAYOUT_JSON_VALUES), MAXIMUM_LAYOUT_CHILDREN)
     if manifest.kind is not Kind.INDEX:
         raise InvalidManifest("a manifest where an index must be")
     return manifest
@@ -187,7 +187,7 @@ def _media_type(fields: Mapping[str, object]) -> str:
     return sys.intern(text)  # thousands of descriptors share a handful of types
 
 
-def _load_object(content: bytes, maximum_values: int) -> dict[str, object]:
+def load_object(content: bytes, maximum_values: int = MAXIMUM_JSON_VALUES) -> dict[str, object]:
     """Load a JSON object (RFC 8259); refuse what costs far more memory than its bytes, or means two things."""
     if sum(content.count(mark) for mark in (b"[", b"{", b",")) > maximum_values:
         raise InvalidManifest(f"more than {maximum_values} values")

@@ -22,6 +22,7 @@ from peili.libp2p.errors import Libp2pError
 from peili.libp2p.host import Connection, Host, HostLimits, Stream
 from peili.libp2p.identity import Identity
 from peili.libp2p.multiaddr import Multiaddr
+from peili.oci.digest import Digest
 from peili.oci.key import Key
 from tests.fakes.honest import honest_client
 from tests.fakes.nodes import fetch, next_host
@@ -239,6 +240,8 @@ DIGEST = f"Docker-Content-Digest: {MANIFEST.digest}"
 OTHER = build_image("another one")
 OTHER_MANIFEST = OTHER.blobs[OTHER.descriptor.digest]
 HUGE = 100_000_000
+# Right in every header, for its tag; as Python objects it would be thirty times as large.
+LISTS = b'{"mediaType": "%s", "a": [%s[]]}' % (MANIFEST.media_type.encode(), b"[]," * 1_000_000)
 LIARS: dict[str, Handler] = {
     "garbage": always(os.urandom(2000)),
     "no length": always(head(TYPE, DIGEST, "Transfer-Encoding: chunked"), endless=b"4\r\nabcd\r\n"),
@@ -253,6 +256,9 @@ LIARS: dict[str, Handler] = {
     "endless body": always(head(TYPE, DIGEST, f"Content-Length: {10**15}"), endless=bytes(65536)),
     "endless body without a length": always(head(TYPE, DIGEST, "Connection: close"), endless=bytes(65536)),
     "100 MB manifest": always(head(TYPE, DIGEST, f"Content-Length: {HUGE}"), endless=b" " * 65536),
+    "manifest of a million lists": always(
+        head(TYPE, f"Docker-Content-Digest: {Digest.of(LISTS)}", f"Content-Length: {len(LISTS)}"), LISTS
+    ),
     "another key": always(
         head(TYPE, f"Docker-Content-Digest: {OTHER.descriptor.digest}", f"Content-Length: {len(OTHER_MANIFEST)}"),
         OTHER_MANIFEST,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -147,6 +148,28 @@ def test_a_manifest_of_another_type_than_its_head_says_is_refused(fields: dict[s
 
 @pytest.mark.parametrize("body", [b"[]", b"{", b"\xff", b"[" * 100_000])
 def test_what_is_no_manifest_is_refused(body: bytes) -> None:
+    with pytest.raises(AttemptFailed) as caught:
+        check_body(TAG, Descriptor(Digest.of(body), OCI_MANIFEST, len(body)), body)
+    assert caught.value.kind is FailureKind.TYPE
+
+
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"0", b'{"a":{}}'])
+def test_a_manifest_that_costs_much_more_memory_than_its_bytes_is_refused_before_it_does(item: bytes) -> None:
+    many = b",".join([item] * (MAXIMUM_MANIFEST_SIZE // (len(item) + 1) - 20))
+    body = b'{"mediaType":"%s","a":[%s]}' % (OCI_MANIFEST.encode(), many)
+    descriptor = Descriptor(Digest.of(body), OCI_MANIFEST, len(body))
+    tracemalloc.start()
+    try:
+        with pytest.raises(AttemptFailed, match="values") as caught:
+            check_body(TAG, descriptor, body)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert caught.value.kind is FailureKind.TYPE
+
+
+@pytest.mark.parametrize("body", [b'{"layers":[],"layers":[]}', b'{"layers":NaN}'])
+def test_a_manifest_that_readers_understand_differently_is_refused(body: bytes) -> None:
     with pytest.raises(AttemptFailed) as caught:
         check_body(TAG, Descriptor(Digest.of(body), OCI_MANIFEST, len(body)), body)
     assert caught.value.kind is FailureKind.TYPE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from peili.http.client import Client
 from peili.http.message import Headers
 from peili.http.server import Exchange
 from peili.members.peer_requests import PeerRequests
-from peili.mirror.attempt import Asker, Wanted, Whole
+from peili.mirror import attempt
+from peili.mirror.answer import check_body
+from peili.mirror.attempt import LARGE_MANIFEST_SIZE, Asker, Wanted, Whole
 from peili.mirror.body_budget import PATIENCE, BodyBudget, NoRoom
 from peili.mirror.failure import AttemptFailed, FailureKind
 from peili.mirror.giveup import GiveUps
@@ -28,8 +32,9 @@ from peili.mirror.race import NO_ROOM, RaceLimits
 from peili.mirror.second_look import SecondLook
 from peili.mirror.verdicts import Verdicts
 from peili.oci.digest import Digest
-from peili.oci.distribution import BlobTarget
+from peili.oci.distribution import BlobTarget, ManifestTarget
 from peili.oci.key import Key, digest_key
+from peili.oci.media_types import OCI_MANIFEST
 from peili.oci.ranges import RangeRequest, Span
 from peili.routing.memory import MemoryNetwork, MemoryRouter
 from peili.routing.protocol import Provider, Router
@@ -163,6 +168,33 @@ async def test_a_failed_attempt_holds_nothing(handler: Any, kind: FailureKind) -
             await node.asker.ask(Provider(host, host, PORT), WANTED)
         assert caught.value.kind is kind
         assert node.budget.held == 0
+
+
+@pytest.mark.parametrize(("size", "aside"), [(LARGE_MANIFEST_SIZE - 100, False), (LARGE_MANIFEST_SIZE + 100, True)])
+async def test_a_large_manifest_is_not_read_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, size: int, aside: bool
+) -> None:
+    threads: list[int] = []
+
+    def check(*arguments: Any) -> None:
+        threads.append(threading.get_ident())
+        check_body(*arguments)
+
+    monkeypatch.setattr(attempt, "check_body", check)
+    body = json.dumps({"mediaType": OCI_MANIFEST, "annotations": {"a": "a" * size}}).encode()
+    target = ManifestTarget("docker.io", "library/debian", "1", None)
+    key = Key("docker.io/library/debian:1")
+
+    async def answer(exchange: Exchange) -> None:
+        fields = {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": str(Digest.of(body))}
+        await exchange.respond(200, Headers.of(fields), body)
+
+    async with peers() as node, fake_provider(node.network, [key], answer) as host:
+        whole = await node.asker.ask(Provider(host, host, PORT), Wanted(target))
+        assert isinstance(whole, Whole)
+        assert whole.body == body
+        whole.close()
+    assert [thread != threading.get_ident() for thread in threads] == [aside]
 
 
 async def test_a_cancelled_attempt_holds_nothing() -> None:
