@@ -12,7 +12,7 @@ import click
 
 from peili.commands.options import Parsed, option
 from peili.http.message import SocketAddress
-from peili.settings import InvalidSetting, parse_socket_address, read_cluster_secret
+from peili.settings import InvalidSetting, parse_socket_address, read_cluster_secret, read_credentials
 
 if TYPE_CHECKING:
     from peili.containerd.findings import Finding, PlaceFact
@@ -102,7 +102,7 @@ def check(
         registry_address=str(registry_address),
         router_address=str(router_address),
         operations_address=str(operations_address),
-        has_basic_auth=basic_auth_file is not None,
+        basic_auth=_basic_auth(basic_auth_file) if basic_auth_file is not None else None,
         secret=_secret(cluster_secret_file) if cluster_secret_file is not None else None,
     )
     found = trio.run(look, settings)
@@ -113,6 +113,16 @@ def check(
             _show(finding)
     if any(finding.level == "fail" for finding in found):
         raise SystemExit(1)
+
+
+def _basic_auth(path: Path) -> PlaceFact:
+    from peili.containerd.findings import PlaceFact, State
+
+    try:
+        read_credentials(path)
+    except InvalidSetting as error:
+        return PlaceFact(str(path), State.OTHER, str(error))
+    return PlaceFact(str(path), State.GOOD)
 
 
 def _secret(path: Path) -> PlaceFact:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from peili.commands.options import option
-from peili.settings import InvalidSetting, read_credentials
+from peili.commands.options import CREDENTIALS, option
+from peili.registry.credentials import Credentials
 
 _CONFIG_PATH = option(
     "--containerd-config-path",
@@ -44,7 +44,8 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obj
 )
 @option(
     "--basic-auth-file",
-    type=click.Path(dir_okay=False, path_type=Path),
+    "credentials",
+    type=CREDENTIALS,
     help="A file with one line, user:password: written into hosts.toml, which gets mode 0600.",
 )
 @_JSON
@@ -53,7 +54,7 @@ def configure(
     mirror_targets: tuple[str, ...],
     mirrored_registries: tuple[str, ...],
     prepend_existing: bool,
-    basic_auth_file: Path | None,
+    credentials: Credentials | None,
     as_json: bool,
 ) -> None:
     """Have containerd ask this node's Peili first. The original is kept; `peili cleanup` puts it back."""
@@ -61,13 +62,16 @@ def configure(
     from peili.containerd.configure import configure as apply
 
     try:
-        credentials = None if basic_auth_file is None else read_credentials(basic_auth_file).line
         report = apply(
             ConfigureSettings(
-                containerd_config_path, mirror_targets, mirrored_registries, prepend_existing, credentials
+                containerd_config_path,
+                mirror_targets,
+                mirrored_registries,
+                prepend_existing,
+                credentials.line if credentials is not None else None,
             )
         )
-    except (InvalidConfigureSetting, InvalidSetting) as error:
+    except InvalidConfigureSetting as error:
         raise click.UsageError(str(error)) from error
     _report(
         {"changed": report.changed, "unchanged": report.unchanged, "put back": report.undone},

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
 
 from peili.routing.bootstrap import InvalidBootstrap
-from peili.settings import InvalidSetting
+from peili.settings import InvalidSetting, read_credentials
 
 _T = TypeVar("_T")
 _SEPARATED = "Several in the variable are separated by spaces, not commas."
@@ -29,6 +30,9 @@ class Parsed(click.ParamType[_T], Generic[_T]):
             return self._parser(value)
         except (InvalidSetting, InvalidBootstrap) as error:
             self.fail(f"{value!r}: {error}", param, ctx)
+
+
+CREDENTIALS = Parsed("PATH", lambda text: read_credentials(Path(text)))
 
 
 def option(flag: str, *name: str, **attributes: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from peili.commands.options import Parsed, option
+from peili.commands.options import CREDENTIALS, Parsed, option
 from peili.follow.settings import FollowSettings
 from peili.http.message import SocketAddress
 from peili.members.secret_file import SecretFile
@@ -33,12 +33,10 @@ from peili.settings import (
     parse_socket_address,
     parse_zone,
     read_cluster_secret,
-    read_credentials,
 )
 
 _ADDRESS = Parsed("IP:PORT", parse_socket_address)
 _DURATION = Parsed("DURATION", parse_duration)
-_CREDENTIALS = Parsed("PATH", lambda text: read_credentials(Path(text)))
 _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
 
 
@@ -156,7 +154,7 @@ _SECRET = Parsed("PATH", lambda text: read_cluster_secret(Path(text)))
 @option(
     "--basic-auth-file",
     "credentials",
-    type=_CREDENTIALS,
+    type=CREDENTIALS,
     help="A file with one line, user:password: what every client of the registry endpoint must present.",
 )
 @option(

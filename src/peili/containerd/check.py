@@ -19,6 +19,7 @@ from peili.containerd.findings import (
     Finding,
     HostsFact,
     Level,
+    NamespaceFact,
     PlaceFact,
     State,
     findings,
@@ -51,7 +52,7 @@ class CheckSettings:
     registry_address: str | None = None
     router_address: str | None = None
     operations_address: str | None = None
-    has_basic_auth: bool = False
+    basic_auth: PlaceFact | None = None
     secret: PlaceFact | None = None
 
 
@@ -62,7 +63,7 @@ async def check(settings: CheckSettings) -> list[Finding]:
 
 async def collect(settings: CheckSettings) -> Facts:
     """The facts about this node."""
-    socket, version, content = await _containerd(settings)
+    socket, version, content, namespaces = await _containerd(settings)
     file = settings.config_file
     registry = await ask_cri(settings.socket, str(file)) if socket.state is State.GOOD else None
     if registry is None:
@@ -77,28 +78,35 @@ async def collect(settings: CheckSettings) -> Facts:
         await trio.to_thread.run_sync(_hosts, settings.config_path),
         await _http_port(settings.registry_address, "/v2/", frozenset({200, 403})),
         await _http_port(settings.operations_address, "/readyz", frozenset({200, 503})),
-        settings.has_basic_auth,
+        settings.basic_auth,
         settings.secret,
         await _router_port(settings.router_address),
+        NamespaceFact(settings.namespace, namespaces) if namespaces is not None else None,
     )
 
 
-async def _containerd(settings: CheckSettings) -> tuple[PlaceFact, str | None, Path | None]:
-    """Whether containerd answers, its version, and where its content lies."""
+async def _containerd(
+    settings: CheckSettings,
+) -> tuple[PlaceFact, str | None, Path | None, tuple[str, ...] | None]:
+    """Whether containerd answers, its version, where its content lies, and its namespaces."""
     where = str(settings.socket)
     with Client(settings.socket, settings.namespace) as client, trio.move_on_after(CALL_SECONDS):
         try:
             version = (await client.version()).version
         except ContainerdError as error:
             state = State.DENIED if error.failure is Failure.PERMISSION else State.OTHER
-            return PlaceFact(where, state, str(error)), None, None
+            return PlaceFact(where, state, str(error)), None, None, None
         try:
             plugins = await client.plugins(["type==io.containerd.content.v1"])
         except ContainerdError:
             plugins = []
+        try:
+            namespaces = tuple(await client.namespaces())
+        except ContainerdError:
+            namespaces = None
         root = next((plugin.exports["root"] for plugin in plugins if plugin.exports.get("root")), None)
-        return PlaceFact(where, State.GOOD), version, Path(root) if root else None
-    return PlaceFact(where, State.OTHER, f"{where} does not answer within {CALL_SECONDS:g} s"), None, None
+        return PlaceFact(where, State.GOOD), version, Path(root) if root else None, namespaces
+    return PlaceFact(where, State.OTHER, f"{where} does not answer within {CALL_SECONDS:g} s"), None, None, None
 
 
 def content_fact(path: Path | None) -> PlaceFact:

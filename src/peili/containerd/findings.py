@@ -13,6 +13,7 @@ from peili.containerd.plugin_settings import CRI_PLUGIN, IMAGES_PLUGIN
 from peili.containerd.reports import Problem
 
 _OLDEST = (1, 6, 0)
+_SHOWN_NAMESPACES = 10
 _ALL_ADDRESSES = frozenset({"", "0.0.0.0", "::", "[::]"})
 
 
@@ -64,6 +65,14 @@ class HostsFact:
 
 
 @dataclass(frozen=True, slots=True)
+class NamespaceFact:
+    """The containerd namespace that Peili is to look into, and those that there are."""
+
+    name: str
+    existing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that the check wants to know about a node."""
 
@@ -76,9 +85,10 @@ class Facts:
     hosts: Sequence[HostsFact] = ()
     registry_port: PlaceFact | None = None
     operations_port: PlaceFact | None = None
-    has_basic_auth: bool = False
+    basic_auth: PlaceFact | None = None  # the file with user:password, where one is named
     secret: PlaceFact | None = None  # the cluster secret's file, where one is named
     router_port: PlaceFact | None = None
+    namespace: NamespaceFact | None = None  # None: containerd did not tell
 
 
 def findings(facts: Facts) -> list[Finding]:
@@ -87,6 +97,7 @@ def findings(facts: Facts) -> list[Finding]:
     return [
         _socket(facts.socket),
         _version(facts.version, version),
+        *([_namespace(facts.namespace)] if facts.namespace else []),
         _config_path(facts.registry, facts.configured_path, version),
         _discard(facts.registry),
         _content(facts.content),
@@ -95,6 +106,7 @@ def findings(facts: Facts) -> list[Finding]:
         *([_port("router port", facts.router_port)] if facts.router_port else []),
         *([_port("operations port", facts.operations_port)] if facts.operations_port else []),
         *([_readers(facts, facts.registry_port.where)] if facts.registry_port else []),
+        *([_basic_auth(facts.basic_auth)] if facts.basic_auth else []),
         *([_secret(facts.secret)] if facts.secret or facts.registry_port else []),
     ]
 
@@ -129,6 +141,20 @@ def _version(text: str | None, version: tuple[int, int, int] | None) -> Finding:
     if version < (2, 0, 7):
         what += "; it ignores dial_timeout, so a mirror on an unreachable address holds a pull for up to 30 s"
     return Finding(name, Level.OK, what)
+
+
+def _namespace(fact: NamespaceFact) -> Finding:
+    name = "namespace"
+    if fact.name in fact.existing:
+        return Finding(name, Level.OK, f"the containerd namespace {fact.name} exists")
+    if not fact.existing:
+        return Finding(
+            name, Level.OK, f"containerd has no namespace yet; {fact.name} is there with its first image"
+        )
+    there = ", ".join(sorted(fact.existing)[:_SHOWN_NAMESPACES])
+    what = f"containerd has no namespace {fact.name}, so this node has nothing to offer; there are: {there}"
+    advice = "name the right one with --containerd-namespace; it is there with its first image"
+    return Finding(name, Level.WARN, what, advice)
 
 
 def _lines(section: str, path: Path) -> str:
@@ -243,9 +269,10 @@ def _port(name: str, fact: PlaceFact) -> Finding:
 def _readers(facts: Facts, address: str) -> Finding:
     name = "access"
     has_secret = facts.secret is not None and facts.secret.state is State.GOOD
-    if facts.has_basic_auth and has_secret:
+    has_basic_auth = facts.basic_auth is not None and facts.basic_auth.state is State.GOOD
+    if has_basic_auth and has_secret:
         return Finding(name, Level.OK, "only members, and clients with the password, can read images")
-    if facts.has_basic_auth:
+    if has_basic_auth:
         what = "basic authentication is on: only who knows the password can read images, which goes to every peer"
         return Finding(name, Level.OK, what)
     if has_secret:
@@ -256,6 +283,14 @@ def _readers(facts: Facts, address: str) -> Finding:
     what = f"neither cluster secret nor basic authentication: {who} at {address} can read every image on it"
     advice = "use --cluster-secret-file, or --basic-auth-file, or a network policy that lets only nodes in"
     return Finding(name, Level.WARN, what, advice)
+
+
+def _basic_auth(fact: PlaceFact) -> Finding:
+    name = "basic authentication"
+    if fact.state is State.GOOD:
+        return Finding(name, Level.OK, f"clients have to present what is in {fact.where}")
+    what = f"--basic-auth-file (PEILI_BASIC_AUTH_FILE): {fact.detail or f'{fact.where} holds no user:password'}"
+    return Finding(name, Level.FAIL, what, "correct the file: `peili run` does not start with it")
 
 
 def _secret(fact: PlaceFact | None) -> Finding:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import grpc
 import pytest
 import trio
 
@@ -17,6 +18,7 @@ from peili.containerd.plugin_settings import (
 )
 from peili.containerd.registry_fact import registry_from_cri
 from peili.routing.kademlia import KademliaRouter, KademliaSettings
+from tests.fakes import containerd as fakes
 from tests.fakes.containerd_process import binaries, binary_id, running
 from tests.fakes.routers import port_of
 
@@ -157,6 +159,17 @@ async def test_a_node_without_anything_has_only_findings(tmp_path: Path) -> None
     assert found["registry port"].level is Level.OK
     assert "free" in found["registry port"].what
     assert found["operations port"].level is Level.FAIL
+
+
+@pytest.mark.parametrize(("namespace", "level"), [("k8s.io", Level.OK), ("k8s.oi", Level.WARN)])
+async def test_the_namespace_is_looked_for(tmp_path: Path, namespace: str, level: Level) -> None:
+    with fakes.running(tmp_path) as fake:
+        settings = CheckSettings(fake.socket, tmp_path / "certs.d", tmp_path / "config.toml", namespace)
+        found = {finding.name: finding for finding in await check(settings)}
+        assert found["namespace"].level is level
+        assert "k8s.io" in found["namespace"].what
+        fake.errors[fakes.NAMESPACES] = grpc.StatusCode.PERMISSION_DENIED
+        assert "namespace" not in {finding.name for finding in await check(settings)}
 
 
 async def test_a_port_that_another_program_has(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from peili.containerd.findings import (
     Finding,
     HostsFact,
     Level,
+    NamespaceFact,
     PlaceFact,
     State,
     findings,
@@ -31,7 +32,7 @@ GOOD = Facts(
     (HostsFact(ROOT / "_default/hosts.toml", True, (OURS,)),),
     PlaceFact("0.0.0.0:5000", State.GOOD),
     PlaceFact("0.0.0.0:9090", State.MISSING),
-    True,
+    PlaceFact("/password", State.GOOD),
     PlaceFact("/secret", State.GOOD),
     PlaceFact("0.0.0.0:5001", State.GOOD),
 )
@@ -198,19 +199,23 @@ def test_ports() -> None:
         == "warn"
     )
     assert one(replace(GOOD, registry_port=PlaceFact("x:1", State.OTHER, "taken")), "registry port").level == "fail"
-    without = replace(GOOD, registry_port=None, operations_port=None, router_port=None, secret=None)
+    without = replace(
+        GOOD, registry_port=None, operations_port=None, router_port=None, basic_auth=None, secret=None
+    )
     assert [f.name for f in findings(without)][-1] == "hosts.toml"
 
 
 def test_who_can_read_is_said() -> None:
-    nothing = replace(GOOD, has_basic_auth=False, secret=None)
+    nothing = replace(GOOD, basic_auth=None, secret=None)
     found = one(nothing, "access")
     assert found.level is Level.WARN
     assert "everyone who reaches this node" in found.what
     local = replace(nothing, registry_port=PlaceFact("10.0.0.1:5000", State.GOOD))
     assert "everyone who reaches 10.0.0.1" in one(local, "access").what
-    told = {one(replace(GOOD, has_basic_auth=word, secret=secret), "access").what
-            for word, secret in ((True, GOOD.secret), (True, None), (False, GOOD.secret))}  # fmt: skip
+    told = {
+        one(replace(GOOD, basic_auth=word, secret=secret), "access").what
+        for word, secret in ((GOOD.basic_auth, GOOD.secret), (GOOD.basic_auth, None), (None, GOOD.secret))
+    }
     assert len(told) == 3
     assert one(replace(GOOD, secret=None), "access").level is Level.OK
 
@@ -223,4 +228,27 @@ def test_a_missing_or_broken_cluster_secret_is_said() -> None:
     broken = replace(GOOD, secret=PlaceFact("/secret", State.OTHER, "/secret: too short"))
     assert one(broken, "cluster secret").level is Level.FAIL
     assert "too short" in one(broken, "cluster secret").what
-    assert one(replace(broken, has_basic_auth=False), "access").level is Level.WARN
+    assert one(replace(broken, basic_auth=None), "access").level is Level.WARN
+
+
+def test_a_broken_file_with_the_password_is_said_and_protects_nothing() -> None:
+    assert one(GOOD, "basic authentication").level is Level.OK
+    assert "basic authentication" not in {found.name for found in findings(replace(GOOD, basic_auth=None))}
+    broken = replace(GOOD, basic_auth=PlaceFact("/password", State.OTHER, "/password: one line"), secret=None)
+    found = one(broken, "basic authentication")
+    assert found.level is Level.FAIL
+    for part in ("--basic-auth-file", "PEILI_BASIC_AUTH_FILE", "/password: one line"):
+        assert part in found.what
+    assert one(broken, "access").level is Level.WARN
+
+
+def test_a_namespace_that_does_not_exist_is_said_with_those_that_do() -> None:
+    assert "namespace" not in {found.name for found in findings(GOOD)}  # containerd did not tell
+    there = replace(GOOD, namespace=NamespaceFact("k8s.io", ("default", "k8s.io")))
+    assert one(there, "namespace").level is Level.OK
+    typo = one(replace(GOOD, namespace=NamespaceFact("k8s.oi", ("k8s.io", "default"))), "namespace")
+    assert typo.level is Level.WARN
+    assert "no namespace k8s.oi" in typo.what
+    assert "default, k8s.io" in typo.what
+    assert "--containerd-namespace" in typo.advice
+    assert one(replace(GOOD, namespace=NamespaceFact("k8s.io", ())), "namespace").level is Level.OK  # a new node

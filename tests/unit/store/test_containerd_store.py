@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 import trio
 
 from peili.containerd.api import event_types_pb2
@@ -55,6 +56,25 @@ def add(fake: FakeContainerd, name: str, image: Image, *, listed: bool = True) -
 
 def keys_of(image: Image, *names: str) -> set[Key]:
     return {Key(str(digest)) for digest in image.blobs} | {Key(name) for name in names}
+
+
+@pytest.mark.parametrize("namespace", ["k8s.io", "k8s.oi"])
+async def test_a_namespace_that_does_not_exist_is_logged_once(fake: FakeContainerd, namespace: str) -> None:
+    store = ContainerdStore(fake.socket, namespace)
+    with structlog.testing.capture_logs() as logged:
+        async with started(store):
+            fake.stop()
+            await until(lambda: not store.statistics().answering)
+            fake.start()
+            await until(lambda: store.statistics().answering)
+    told = [(entry["namespace"], entry["existing"]) for entry in logged if "no such" in entry["event"]]
+    assert told == ([(namespace, ["k8s.io"])] if namespace == "k8s.oi" else [])
+
+
+async def test_a_containerd_that_does_not_tell_its_namespaces_is_followed(fake: FakeContainerd) -> None:
+    fake.errors[fakes.NAMESPACES] = grpc.StatusCode.PERMISSION_DENIED
+    async with started(ContainerdStore(fake.socket)) as store:
+        assert store.statistics().answering
 
 
 async def test_a_file_that_no_metadata_lists_is_not_offered(fake: FakeContainerd) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Collection
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 
 import structlog
@@ -30,6 +30,7 @@ DEFAULT_DOWNLOADS = 3  # max_concurrent_downloads, where nobody set it
 FIRST_BACKOFF = 0.2  # seconds until containerd is tried again
 LONGEST_BACKOFF = 2.0
 HEALTHY_SECONDS = 10.0  # a connection that lasted so long was a good one: its loss is no reason for patience
+_SHOWN_NAMESPACES = 10
 
 _log = structlog.get_logger("peili.store")
 
@@ -55,6 +56,7 @@ class ContainerdStore:
         self._session: Session | None = None
         self._version = ""
         self._synchronised = False
+        self._saw_namespaces = False
         self._problem = f"containerd at {socket} has not answered yet"
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -134,6 +136,7 @@ class ContainerdStore:
     async def _connect_and_follow(self, task_status: trio.TaskStatus[None]) -> None:
         with Client(self._socket, self._namespace) as client:
             version = (await client.version()).version
+            await self._look_for_namespace(client)
             self._root = await discover_root(client, self._content_path)
             self._version = version
             self._session = Session(client, self._root, self._index)
@@ -141,6 +144,20 @@ class ContainerdStore:
                 await self._session.run(lambda: self._walked(task_status))
             finally:
                 self._session = None
+
+    async def _look_for_namespace(self, client: Client) -> None:
+        """Say once where others exist and this one does not: containerd lists nothing in it, which is no error."""
+        if self._saw_namespaces:
+            return
+        with suppress(ContainerdError):  # it is a hint only; what is lost is found by the next call
+            existing = await client.namespaces()
+            self._saw_namespaces = True
+            if existing and self._namespace not in existing:
+                _log.warning(
+                    "no such containerd namespace yet: nothing is offered from it",
+                    namespace=self._namespace,
+                    existing=sorted(existing)[:_SHOWN_NAMESPACES],
+                )
 
     def _walked(self, task_status: trio.TaskStatus[None]) -> None:
         if self._problem:
