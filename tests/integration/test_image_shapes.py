@@ -36,9 +36,11 @@ def nodes(lab: Lab) -> list[Node]:
     return lab.cluster(VERSIONS)
 
 
-def everyone_pulls(nodes: list[Node], registries: list[Registry], reference: str, image: Image) -> None:
-    """The first node pulls from upstream, the others by tag and by digest without any upstream."""
-    holder, second, third = nodes
+def everyone_pulls(
+    nodes: list[Node], holder: Node, registries: list[Registry], reference: str, image: Image
+) -> None:
+    """The holder pulls from upstream, the others by tag and by digest without any upstream."""
+    second, third = (node for node in nodes if node is not holder)
     holder.pull(reference)
     wait_offered(second, reference, image)
     with stopped(*registries):
@@ -87,41 +89,45 @@ def test_short_names_of_docker_io(lab: Lab, nodes: list[Node], holder: int) -> N
     assert asker.holds(user)
 
 
-def _many(pool: Pool) -> Image:
-    return pool.image([pool.random_layer(f"many-{number}", 2048) for number in range(MANY)])
+def _many(pool: Pool, name: str) -> Image:
+    return pool.image([pool.random_layer(f"{name}-{number}", 2048) for number in range(MANY)])
 
 
-def _mixed(pool: Pool) -> Image:
-    return pool.image([pool.random_layer(f"mixed-{kind}", 40_000, kind) for kind in ("gzip", "zstd", "none")])
+def _mixed(pool: Pool, name: str) -> Image:
+    return pool.image([pool.random_layer(f"{name}-{kind}", 40_000, kind) for kind in ("gzip", "zstd", "none")])
 
 
-def _docker(pool: Pool) -> Image:
-    return pool.docker_image([pool.random_layer(f"docker-{number}", 40_000) for number in range(2)])
+def _docker(pool: Pool, name: str) -> Image:
+    return pool.docker_image([pool.random_layer(f"{name}-{number}", 40_000) for number in range(2)])
 
 
-SHAPES: dict[str, Callable[[Pool], Image]] = {
-    "nested/deeply/in/a/repository_with/odd--name.s": lambda pool: pool.random_image("nested"),
-    "shape/no-index": lambda pool: pool.image([pool.random_layer("no-index", 40_000)], index=False),
-    "shape/foreign-platform": lambda pool: pool.random_image("foreign", foreign=True),
+# By the repository of each; made under a name of its own for each holder.
+SHAPES: dict[str, Callable[[Pool, str], Image]] = {
+    "nested/deeply/in/a/repository_with/odd--name.s": lambda pool, name: pool.random_image(name),
+    "shape/no-index": lambda pool, name: pool.image([pool.random_layer(name, 40_000)], index=False),
+    "shape/foreign-platform": lambda pool, name: pool.random_image(name, foreign=True),
     "shape/many-layers": _many,
-    "shape/zstd": lambda pool: pool.random_image("zstd", compression="zstd"),
+    "shape/zstd": lambda pool, name: pool.random_image(name, compression="zstd"),
     "shape/mixed": _mixed,
     "shape/docker-media-types": _docker,
-    "shape/one-layer-of-several-mebibytes": lambda pool: pool.random_image("large", 1, 20 << 20),
+    "shape/one-layer-of-several-mebibytes": lambda pool, name: pool.random_image(name, 1, 20 << 20),
 }
 
 
-@pytest.mark.parametrize("repository", SHAPES)
-def test_images_of_every_shape(lab: Lab, nodes: list[Node], repository: str) -> None:
-    image = SHAPES[repository](lab.pool)
-    reference = lab.registry().add(image, repository, "V1.0-rc_1")
-    everyone_pulls(nodes, [lab.registry()], reference, image)
+@pytest.mark.parametrize("holder", range(3), ids=VERSIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_of_every_shape(lab: Lab, nodes: list[Node], shape: str, holder: int) -> None:
+    image = SHAPES[shape](lab.pool, f"{shape.rpartition('/')[2]}-{holder}")
+    reference = lab.registry().add(image, shape, f"V1.0-rc_{holder}")
+    everyone_pulls(nodes, nodes[holder], [lab.registry()], reference, image)
 
 
-def test_layers_of_foreign_platforms_are_not_offered(lab: Lab, nodes: list[Node]) -> None:
-    image = lab.pool.random_image("foreign-only-upstream", foreign=True)
-    reference = lab.registry().add(image, "shape/foreign-layers", "1")
-    nodes[0].pull(reference)
-    wait_offered(nodes[1], reference, image)
-    assert not any(nodes[1].finds_blob(reference, blob) for blob in image.foreign)
-    assert not any(nodes[1].finds(f"{reference.rpartition(':')[0]}@{blob.digest}") for blob in image.foreign)
+@pytest.mark.parametrize("holder", range(3), ids=VERSIONS)
+def test_layers_of_foreign_platforms_are_not_offered(lab: Lab, nodes: list[Node], holder: int) -> None:
+    image = lab.pool.random_image(f"foreign-only-upstream-{holder}", foreign=True)
+    reference = lab.registry().add(image, "shape/foreign-layers", str(holder))
+    asker = nodes[(holder + 1) % 3]
+    nodes[holder].pull(reference)
+    wait_offered(asker, reference, image)
+    assert not any(asker.finds_blob(reference, blob) for blob in image.foreign)
+    assert not any(asker.finds(f"{reference.rpartition(':')[0]}@{blob.digest}") for blob in image.foreign)

@@ -19,9 +19,15 @@ def test_a_node_whose_containerd_is_not_set_up(version: str) -> None:
         for node in (good, bad):
             node.configure()
         good.start_peili()
-        # What an operator sees whose chart writes to another directory than containerd reads.
+        # What an operator sees whose chart writes to another directory than containerd reads. Its content is where
+        # it is mounted, and not where containerd says that it is.
+        mounted = bad.containerd.content.with_name("mounted-elsewhere")
+        mounted.symlink_to(bad.containerd.content)
         bad.start_peili(
-            "--containerd-config-path=/not/there", f"--containerd-config-file={bad.containerd.configuration}"
+            "--containerd-config-path=/not/there",
+            f"--containerd-config-file={bad.containerd.configuration}",
+            f"--containerd-content-path={mounted}",
+            "--containerd-namespace=k8s.io",
         )
         good.wait_peili()
         wait_until(lambda: b"Peili writes /not/there" in bad.ready().body, "the reason at /readyz", 30)
@@ -36,4 +42,5 @@ def test_a_node_whose_containerd_is_not_set_up(version: str) -> None:
         good.pull(reference)
         assert good.holds(image)
         log = bad.log.read_text()
+        assert f'"content": "{mounted}"' in log
         assert log.count(said) == log.count("Peili writes /not/there") == 1
