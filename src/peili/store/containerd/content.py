@@ -37,13 +37,20 @@ async def discover_root(client: Client, given: Path | None) -> Path:
         root, source = (
             (exported, "containerd names") if exported is not None else (DEFAULT_ROOT, "is containerd's default")
         )
-    if not root.is_dir() and not root.parent.is_dir():  # containerd 1.7 and newer create it with the first blob
+    unreadable = f"the content directory {root} cannot be read: run Peili as root, as containerd does"
+    try:
+        there = stat.S_ISDIR(root.stat().st_mode)
+    except PermissionError as error:  # a directory above it is closed
+        raise StoreError(unreadable) from error
+    except OSError:
+        there = False
+    if not there and not root.parent.is_dir():  # containerd 1.7 and newer create it with the first blob
         raise StoreError(
             f"the content directory {root} ({source} it) is not here: mount it at this path, or say where it is "
             "with --containerd-content-path"
         )
-    if root.is_dir() and not os.access(root, os.R_OK | os.X_OK):
-        raise StoreError(f"the content directory {root} cannot be read: run Peili as root, as containerd does")
+    if there and not os.access(root, os.R_OK | os.X_OK):
+        raise StoreError(unreadable)
     return root
 
 
