@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from peili.demo.story import Story
 
 
 @click.command()
@@ -22,11 +27,34 @@ def demo(keep: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="peili-demo-") as directory:
         story = Story(click.echo, Path(directory))
         try:
-            trio.run(lambda: story.run(keep=keep))
+            if not trio.run(_play, story, keep):
+                click.echo("stopped")
         except* (PullFailed, NodeFailed, OSError) as group:
             _fail(group, story.logs())
         except* KeyboardInterrupt:
             click.echo("stopped")
+
+
+async def _play(story: Story, keep: bool) -> bool:
+    """Whether it came to its end: SIGTERM and SIGHUP (the terminal is closed) stop it as Ctrl-C does.
+
+    The nodes have sessions of their own: without that they would be left behind.
+    """
+    import trio
+
+    finished = False
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                async for _ in signals:
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            await story.run(keep=keep)
+            finished = True
+            nursery.cancel_scope.cancel()
+    return finished
 
 
 def _fail(group: BaseExceptionGroup[Exception], logs: str) -> None:
