@@ -43,7 +43,8 @@ async def _play(story: Story, keep: bool) -> bool:
     import trio
 
     finished = False
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # nohup
+    with trio.open_signal_receiver(signal.SIGTERM, *hangup) as signals:
         async with trio.open_nursery() as nursery:
 
             async def watch() -> None:

@@ -23,12 +23,13 @@ pytestmark = pytest.mark.slow
 
 PATIENCE = 120.0  # seconds
 # The whole story, over links ten times as fast: here it is about its end. Tests that a script has put into the
-# background have SIGINT ignored, what is started from a terminal has not.
+# background have SIGINT ignored, under nohup SIGHUP; what is started from a terminal has not.
 FAST = """
 import signal
 from peili.cli import main
 from peili.demo import story
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 story.UPSTREAM_RATE *= 10
 story.NODE_RATE *= 10
 main(["demo", "--keep"])
