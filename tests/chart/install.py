@@ -1,8 +1,9 @@
 """Install what the tests of the chart need: `python3 tests/chart/install.py`.
 
 helm, built by Go from its module, and promtool out of Debian's package prometheus (which is not installed), both
-into /var/cache/peili-test/bin (PEILI_TEST_CACHE). Needs only Python's standard library, `go` and `apt-get`. What is
-there already stays; a second run takes a moment.
+into /var/cache/peili-test/bin (PEILI_TEST_CACHE). Needs only Python's standard library and `apt-get`: where no
+`go` can build helm, Debian sid's is unpacked, used and removed. What is there already stays; a second run takes a
+moment.
 
 Where one cannot be had, the tests that need it are skipped and say so. With PEILI_REQUIRE_CONTAINERD=1, as in
 CI, that is a failure here, and there.
@@ -18,14 +19,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+ROOT = str(Path(__file__).parents[2])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)  # it runs as a script too
+
+from tests.integration import install as debian  # noqa: E402 it needs the path above
 
 CACHE = Path(os.environ.get("PEILI_TEST_CACHE", "/var/cache/peili-test"))
 HELM = CACHE / "bin/helm"
 PROMTOOL = CACHE / "bin/promtool"
 MODULE = "helm.sh/helm/v3/cmd/helm@v3.22.0"
 GO_PLACES = "/usr/local/go/bin:/usr/lib/go/bin:/usr/local/bin:/usr/bin"
+OLDEST_GO = (1, 21)  # from here on it fetches the one that a module asks for
 BUILD_TIMEOUT = 900.0  # seconds; helm brings much of Kubernetes along
 ATTEMPTS = 3
 PAUSE = 5.0  # seconds between attempts, times the number of the attempt
@@ -119,12 +128,44 @@ def fetch_promtool() -> None:
         (work / "tree/usr/bin/promtool").rename(PROMTOOL)
 
 
-def find_go() -> str:
-    """The go program; raise InstallError."""
-    go = shutil.which("go") or shutil.which("go", path=GO_PLACES)
-    if go is None:
-        raise InstallError("no go program, which builds helm")
-    return go
+def find_go() -> str | None:
+    """A go program that can build helm, or None."""
+    return next(
+        (go for go in (shutil.which("go"), shutil.which("go", path=GO_PLACES)) if go and can_build(go)), None
+    )
+
+
+def can_build(go: str) -> bool:
+    """Whether it builds what needs a newer one than itself, by fetching that (go.dev/doc/toolchain)."""
+    try:
+        said = subprocess.run(
+            [go, "version"],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            stdin=subprocess.DEVNULL,
+            cwd="/",
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    found = re.search(r"\bgo(\d+)\.(\d+)", said)
+    return found is not None and (int(found[1]), int(found[2])) >= OLDEST_GO
+
+
+@contextmanager
+def go_of_debian() -> Iterator[str]:
+    """The newest go of Debian, which runs on older ones too; raise InstallError."""
+    try:
+        with debian.OtherSuite.opened(debian.debian_source(), "sid") as sid:
+            compiler = next((name for name in sid.depends("golang-go") if name.endswith("-go")), None)
+            if compiler is None:
+                raise InstallError("Debian sid's golang-go names no compiler")
+            sid.unpack(compiler, compiler.removesuffix("-go") + "-src")
+            (go,) = sid.tree.glob("usr/lib/go-*/bin/go")
+            yield str(go)
+    except debian.InstallError as error:
+        raise InstallError(f"no go program, which builds helm, and none to be had from Debian: {error}") from error
 
 
 def build() -> None:
@@ -132,9 +173,19 @@ def build() -> None:
     if HELM.exists():
         return  # somebody else was faster
     go = find_go()
+    if go is not None:
+        build_with(go)
+        return
+    with go_of_debian() as fetched:
+        build_with(fetched)
+
+
+def build_with(go: str) -> None:
+    """Build helm with this go; raise InstallError."""
     print(f"peili-test: building {MODULE}, which takes a few minutes", flush=True)
     HELM.parent.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "GOBIN": str(HELM.parent), "CGO_ENABLED": "0"}
+    others = {name: value for name, value in os.environ.items() if name != "GOROOT"}  # of another go
+    environment = {**others, "GOBIN": str(HELM.parent), "CGO_ENABLED": "0"}
     environment.setdefault("HOME", str(CACHE))
     for attempt in range(1, ATTEMPTS + 1):
         try:

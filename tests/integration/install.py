@@ -1,9 +1,9 @@
 """Install what the integration tests need from Debian: `python3 tests/integration/install.py`, as root.
 
-Three containerds: the machine's own, and those of the suites trixie and sid, unpacked beside it under
-/var/cache/peili-test (PEILI_TEST_CACHE). Nothing is pinned: the versions found are printed. Needs only Python's
-standard library, so that it can run before any virtual environment exists. Everything that is there already
-stays as it is; a second run takes a moment.
+A C compiler, a registry and other programs, and three containerds: the machine's own, and those of the suites
+trixie and sid, unpacked beside it under /var/cache/peili-test (PEILI_TEST_CACHE). Nothing is pinned: the versions
+found are printed. Needs only Python's standard library, so that it can run before any virtual environment exists.
+Everything that is there already stays as it is; a second run takes a moment.
 
 Without root, or where something cannot be had, the tests that need it are skipped and say so. With
 PEILI_REQUIRE_CONTAINERD=1 that is a failure here, and there.
@@ -26,8 +26,9 @@ from pathlib import Path
 
 CACHE = Path(os.environ.get("PEILI_TEST_CACHE", "/var/cache/peili-test"))
 SUITES = ("trixie", "sid")
-# What to look for, and the package that brings it.
+# What to look for, and the packages that bring it.
 PROGRAMS = {
+    "cc": "gcc libc6-dev",
     "containerd": "containerd",
     "ctr": "containerd",
     "docker-registry": "docker-registry",
@@ -41,6 +42,7 @@ PROGRAMS = {
 ROOT_FILE_SYSTEM = CACHE / "rootfs.tar"
 ATTEMPTS = 4
 ATTEMPT_TIMEOUT = 300.0  # seconds
+OLDEST_NODE = 20  # what js-libp2p's packages ask for; Debian bookworm's 18 cannot load them
 PAUSE = 5.0  # seconds between attempts, times the number of the attempt
 POLICY = Path("/usr/sbin/policy-rc.d")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -66,12 +68,13 @@ class DebianSource:
         )
 
 
-def run(*command: str, timeout: float = ATTEMPT_TIMEOUT) -> str:
+def run(*command: str, timeout: float = ATTEMPT_TIMEOUT, cwd: Path | None = None) -> str:
     """Run a program to its end and return what it printed; raise InstallError with its last words."""
     try:
         done = subprocess.run(
             command,
             check=False,
+            cwd=cwd,
             env=ENVIRONMENT,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -86,20 +89,21 @@ def run(*command: str, timeout: float = ATTEMPT_TIMEOUT) -> str:
     return done.stdout
 
 
-def run_again(*command: str) -> str:
+def run_again(*command: str, cwd: Path | None = None) -> str:
     """Like run, for what goes over the network: several attempts."""
     for attempt in range(1, ATTEMPTS):
         try:
-            return run(*command)
+            return run(*command, cwd=cwd)
         except InstallError as error:
             print(f"peili-test: attempt {attempt} of {ATTEMPTS}: {error}", flush=True)
             time.sleep(PAUSE * attempt)
-    return run(*command)
+    return run(*command, cwd=cwd)
 
 
 def missing_packages() -> list[str]:
     """The packages of programs that are not on the path."""
-    return sorted({package for program, package in PROGRAMS.items() if not shutil.which(program, path=SYSTEM_PATH)})
+    missing = [packages for program, packages in PROGRAMS.items() if not shutil.which(program, path=SYSTEM_PATH)]
+    return sorted({package for packages in missing for package in packages.split()})
 
 
 @contextmanager
@@ -223,23 +227,51 @@ def fetch_suite(source: DebianSource, suite: str) -> None:
         pass
     else:
         return
-    with tempfile.TemporaryDirectory(prefix=f"{suite}-", dir=CACHE) as name:
-        work = Path(name)
-        # apt drops root for downloads and warns where it cannot write.
-        work.chmod(0o755)
-        apt = _apart(work, source.stanza(suite))
-        run_again("apt-get", *apt, "update", "-q")
-        download = " ".join(
-            ["cd", str(work), "&&", "exec", "apt-get", *apt, "download", "-q", f"containerd/{suite}"]
-        )
-        run_again("sh", "-c", download)
-        package = next(work.glob("containerd_*.deb"), None)
-        if package is None:
-            raise InstallError(f"apt fetched no containerd of {suite}")
-        run("dpkg", "-x", str(package), str(work / "tree"))
+    with OtherSuite.opened(source, suite) as other:
+        other.unpack("containerd")
         shutil.rmtree(CACHE / suite, ignore_errors=True)
-        (work / "tree").rename(CACHE / suite)
+        other.tree.rename(CACHE / suite)
     version(suite)
+
+
+@dataclass(frozen=True)
+class OtherSuite:
+    """Packages of another suite, unpacked into `tree` and not installed; apt's state is kept apart."""
+
+    suite: str
+    work: Path
+    apt: tuple[str, ...]
+
+    @classmethod
+    @contextmanager
+    def opened(cls, source: DebianSource, suite: str) -> Iterator[OtherSuite]:
+        """With its lists, in a directory that is removed in the end. Raise InstallError."""
+        with tempfile.TemporaryDirectory(prefix=f"{suite}-", dir=CACHE) as name:
+            work = Path(name)
+            # apt drops root for downloads and warns where it cannot write.
+            work.chmod(0o755)
+            apt = _apart(work, source.stanza(suite))
+            run_again("apt-get", *apt, "update", "-q")
+            yield cls(suite, work, tuple(apt))
+
+    @property
+    def tree(self) -> Path:
+        """Where packages are unpacked."""
+        return self.work / "tree"
+
+    def depends(self, package: str) -> list[str]:
+        """The names of what a package depends on."""
+        said = run("apt-cache", *self.apt, "depends", f"{package}/{self.suite}")
+        return [line.partition("Depends:")[2].strip() for line in said.splitlines() if " Depends:" in line]
+
+    def unpack(self, *packages: str) -> None:
+        """Fetch these and unpack them; raise InstallError."""
+        for package in packages:
+            run_again("apt-get", *self.apt, "download", "-q", f"{package}/{self.suite}", cwd=self.work)
+            file = next(self.work.glob(f"{package}_*.deb"), None)
+            if file is None:
+                raise InstallError(f"apt fetched no {package} of {self.suite}")
+            run("dpkg", "-x", str(file), str(self.tree))
 
 
 def _apart(work: Path, sources: str) -> list[str]:
@@ -277,6 +309,23 @@ def build_root_file_system(source: DebianSource) -> None:
         made.rename(ROOT_FILE_SYSTEM)
 
 
+def node_problem() -> str:
+    """Why js-libp2p, an independent implementation of our wire, cannot run here; empty where it can.
+
+    It cannot be had from Debian bookworm, and is left to whoever wants it.
+    """
+    needed = f"js-libp2p needs Node {OLDEST_NODE} or newer"
+    node = shutil.which("node")
+    if missing := [program for program in ("node", "npm") if shutil.which(program) is None]:
+        return f"not installed: {' and '.join(missing)}; {needed}"
+    try:
+        said = run(str(node), "--version", timeout=60).strip()
+    except InstallError as error:
+        return f"{needed}: {error}"
+    found = re.match(r"v(\d+)\.", said)
+    return "" if found is not None and int(found[1]) >= OLDEST_NODE else f"{needed}, and this is {said[:40]}"
+
+
 def install() -> list[str]:
     """Do all of it; return what could not be had, a line each."""
     problems = []
@@ -312,6 +361,8 @@ def main() -> int:
             print(f"peili-test: containerd {suite}: {version(suite)}")
         except InstallError as error:
             problems.append(str(error))
+    if problem := node_problem():
+        problems.append(f"js-libp2p, so tests of the wire are skipped: {problem}")
     for problem in problems:
         print(f"peili-test: cannot be had: {problem}", file=sys.stderr)
     return 1 if problems and required else 0

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.lab.clock import Clock, compiler
+from tests.integration.lab.clock import Clock
 from tests.integration.lab.cold import PULL_TIMEOUT, SLACK, ColdPulls, check_bytes, received
 from tests.integration.lab.containerd import VERSIONS
 from tests.integration.lab.cri import CriError
@@ -242,7 +242,6 @@ def test_a_leader_whose_disk_is_full_holds_nobody_up(lab: Lab, nodes: list[Node]
 # The time
 
 
-@pytest.mark.skipif(compiler() is None, reason="no C compiler for the clock's shim")
 def test_the_clock_jumps(lab: Lab, holder: Node, puller: Node) -> None:
     """In an open cluster nothing comes of it; with a secret requests are refused until the clock is right again."""
     clock, secret = Clock(lab.directory), lab.directory / "secret"

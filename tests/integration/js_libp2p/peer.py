@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 import trio
 
+from tests.integration.install import node_problem
+
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "js_libp2p"
 FILES = ("package.json", "package-lock.json", "peer.mjs")
@@ -27,8 +29,8 @@ ANSWER_TIMEOUT = 30  # seconds
 @cache
 def install() -> tuple[Path | None, str]:
     """The directory of the installed peer, or why there is none. Installed once for each version of its files."""
-    if missing := [program for program in ("node", "npm") if shutil.which(program) is None]:
-        return None, f"not installed: {' and '.join(missing)}; js-libp2p needs Node 20 or newer"
+    if problem := node_problem():
+        return None, problem
     version = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in FILES)).hexdigest()[:16]
     target = CACHE / version
     if (target / "installed").exists():
