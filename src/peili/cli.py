@@ -1,4 +1,7 @@
-"""The command line. `peili --help` lists the commands; every option is a PEILI_ environment variable as well."""
+"""The command line. `peili --help` lists the commands; every setting is a PEILI_ environment variable as well.
+
+Only what changes how one call goes is a flag alone: --json, --watch, --keep.
+"""
 
 from __future__ import annotations
 

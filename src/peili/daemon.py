@@ -1,6 +1,6 @@
 """The process: chooses the implementations, runs the node, ends it at a signal.
 
-Only this module (and the demo) constructs implementations.
+Only this module constructs stores and routers.
 """
 
 from __future__ import annotations
