@@ -58,7 +58,7 @@ fuzz: $(VENV)/.test  ## every parser and state machine for long: FUZZ times as m
 
 lock: $(VENV)/.test  ## pin again, with hashes, from requirements/*.in
 	$(BIN)/pip install -q uv
-	for set in run test; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+	for set in run test node; do $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-emit-find-links --no-header requirements/$$set.in -o requirements/$$set.txt; done
 
 clean:

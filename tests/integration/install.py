@@ -42,7 +42,6 @@ PROGRAMS = {
 ROOT_FILE_SYSTEM = CACHE / "rootfs.tar"
 ATTEMPTS = 4
 ATTEMPT_TIMEOUT = 300.0  # seconds
-OLDEST_NODE = 20  # what js-libp2p's packages ask for; Debian bookworm's 18 cannot load them
 PAUSE = 5.0  # seconds between attempts, times the number of the attempt
 POLICY = Path("/usr/sbin/policy-rc.d")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -309,23 +308,6 @@ def build_root_file_system(source: DebianSource) -> None:
         made.rename(ROOT_FILE_SYSTEM)
 
 
-def node_problem() -> str:
-    """Why js-libp2p, an independent implementation of our wire, cannot run here; empty where it can.
-
-    It cannot be had from Debian bookworm, and is left to whoever wants it.
-    """
-    needed = f"js-libp2p needs Node {OLDEST_NODE} or newer"
-    node = shutil.which("node")
-    if missing := [program for program in ("node", "npm") if shutil.which(program) is None]:
-        return f"not installed: {' and '.join(missing)}; {needed}"
-    try:
-        said = run(str(node), "--version", timeout=60).strip()
-    except InstallError as error:
-        return f"{needed}: {error}"
-    found = re.match(r"v(\d+)\.", said)
-    return "" if found is not None and int(found[1]) >= OLDEST_NODE else f"{needed}, and this is {said[:40]}"
-
-
 def install() -> list[str]:
     """Do all of it; return what could not be had, a line each."""
     problems = []
@@ -361,8 +343,6 @@ def main() -> int:
             print(f"peili-test: containerd {suite}: {version(suite)}")
         except InstallError as error:
             problems.append(str(error))
-    if problem := node_problem():
-        problems.append(f"js-libp2p, so tests of the wire are skipped: {problem}")
     for problem in problems:
         print(f"peili-test: cannot be had: {problem}", file=sys.stderr)
     return 1 if problems and required else 0

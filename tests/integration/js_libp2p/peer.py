@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.integration.install import node_problem
+from tests.integration.js_libp2p.node import NoNode, find
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "js_libp2p"
@@ -29,8 +29,6 @@ ANSWER_TIMEOUT = 30  # seconds
 @cache
 def install() -> tuple[Path | None, str]:
     """The directory of the installed peer, or why there is none. Installed once for each version of its files."""
-    if problem := node_problem():
-        return None, problem
     version = hashlib.sha256(b"".join((HERE / name).read_bytes() for name in FILES)).hexdigest()[:16]
     target = CACHE / version
     if (target / "installed").exists():
@@ -39,7 +37,11 @@ def install() -> tuple[Path | None, str]:
     target.mkdir(parents=True)
     for name in FILES:
         shutil.copy(HERE / name, target)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    try:
+        npm = find().npm
+    except NoNode as error:
+        return None, str(error)
+    command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     try:
         done = subprocess.run(
             command, cwd=target, timeout=INSTALL_TIMEOUT, capture_output=True, text=True, check=False
@@ -101,7 +103,7 @@ async def js_peer(kad_prefix: str = "") -> AsyncIterator[JsPeer]:
     """A running js-libp2p peer on loopback; with a prefix it takes part in `PREFIX/kad/1.0.0` as a server."""
     directory, problem = install()
     assert directory is not None, problem
-    arguments = ["node", "peer.mjs", *([kad_prefix] if kad_prefix else [])]
+    arguments = [*find().node, "peer.mjs", *([kad_prefix] if kad_prefix else [])]
     process = await trio.lowlevel.open_process(
         arguments, cwd=directory, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
