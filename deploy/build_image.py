@@ -37,7 +37,7 @@ OLDEST_GLIBC, NEWEST_GLIBC = 17, 41
 # What `docker inspect` shows; the Containerfile says the same, and a test compares them.
 IMAGE_CONFIG: dict[str, object] = {
     "User": "0:0",
-    "Env": ["PATH=/usr/bin", "GRPC_ENABLE_FORK_SUPPORT=0"],
+    "Env": ["PATH=/usr/bin"],
     "Entrypoint": ["/usr/bin/peili"],
     "Cmd": ["run"],
     "WorkingDir": "/",

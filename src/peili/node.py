@@ -59,7 +59,7 @@ from peili.routing.peer_ids import raw_id, text_id
 from peili.routing.protocol import Router
 from peili.settings import RouterProtocol, RunSettings
 from peili.store.protocol import Store
-from peili.sync import keep_provided
+from peili.sync import Provided, keep_provided
 from peili.version import VERSION
 
 _log = structlog.get_logger()
@@ -100,6 +100,7 @@ class Node:
     ) -> None:
         self.metrics = Metrics()
         self.recent = Recent()
+        self._provided = Provided()
         self.cold_pulls = ColdPulls(self.metrics)
         self.body_budget = BodyBudget()
         self._settings = settings
@@ -213,7 +214,7 @@ class Node:
                 await nursery.start(self._store.run)
                 nursery.start_soon(watch_upstream, self._store, self.recent, self.metrics.missed)
                 await nursery.start(self._verdicts.run)
-                await nursery.start(keep_provided, self._store, self._router, self._policy.offers)
+                await nursery.start(keep_provided, self._store, self._router, self._policy.offers, self._provided)
                 self._state.synchronised = True
 
     async def _announce_readiness(self) -> None:
@@ -339,6 +340,7 @@ class Node:
         self.metrics.observe(
             router=self._router.statistics,
             store=self._store.statistics,
+            provided=lambda: self._provided.by_kind(self._store.statistics().keys),
             server=self._registry.statistics,
             ready=lambda: self.readiness().ready,
             tasks=lambda: trio.lowlevel.current_statistics().tasks_living,

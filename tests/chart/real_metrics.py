@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,37 +29,36 @@ class Series:
     labels: dict[str, str]
 
 
-def records() -> Iterator[RequestRecord]:
-    """Requests of every handler, outcome and source."""
-    for handler, outcome, source in itertools.product(Handler, Outcome, ByteSource):
-        yield RequestRecord(
-            at=1.0,
-            handler=handler,
-            method="GET",
-            kind="blob",
-            registry="docker.io",
-            repository="library/debian",
-            name="sha256:" + "ab" * 32,
-            client="127.0.0.1:5",
-            status=200,
-            outcome=outcome,
-            source=source,
-            reason="",
-            size=10,
-            providers=("10.0.0.7:5",),
-            attempts=1,
-            resumes=0,
-            resolve_seconds=0.01,
-            first_byte_seconds=0.01,
-            seconds=0.02,
-        )
+def record(handler: Handler, outcome: Outcome, source: ByteSource, size: int = 10) -> RequestRecord:
+    """A request for a blob."""
+    return RequestRecord(
+        at=1.0,
+        handler=handler,
+        method="GET",
+        kind="blob",
+        registry="docker.io",
+        repository="library/debian",
+        name="sha256:" + "ab" * 32,
+        client="127.0.0.1:5",
+        status=200,
+        outcome=outcome,
+        source=source,
+        reason="",
+        size=size,
+        providers=("10.0.0.7:5",),
+        attempts=1,
+        resumes=0,
+        resolve_seconds=0.01,
+        first_byte_seconds=0.01,
+        seconds=0.02,
+    )
 
 
 def busy_metrics() -> Metrics:
     """Metrics of a node that saw everything once."""
     metrics = Metrics()
-    for record in records():
-        metrics.request(record)
+    for handler, outcome, source in itertools.product(Handler, Outcome, ByteSource):
+        metrics.request(record(handler, outcome, source))
     provider = Provider("peer", "10.0.0.7", 5)
     for kind in FailureKind:
         metrics.attempt_failed(provider, kind, "")
@@ -78,6 +76,7 @@ def busy_metrics() -> Metrics:
         store=lambda: StoreStatistics(
             "containerd", "1.6", synchronised=True, answering=True, problem="", keys=dict.fromkeys(Kind, 1), bytes=9
         ),
+        provided=lambda: dict.fromkeys(Kind, 1),
         server=lambda: ServerStatistics(
             connections=1,
             clients=1,

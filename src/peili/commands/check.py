@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,7 +85,6 @@ def check(
 
     Leaves with status 0 when nothing fails, 1 otherwise.
     """
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     import trio
 
     from peili.containerd.check import CheckSettings

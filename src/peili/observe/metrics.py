@@ -5,7 +5,8 @@ Label values that come from outside (the upstream registry's name) are bounded i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import structlog
 from prometheus_client import (
@@ -29,7 +30,7 @@ from peili.oci.digest import Digest
 from peili.registry.record import ByteSource, Handler, Outcome, RequestRecord
 from peili.registry.uploads import NO_PLACE
 from peili.routing.protocol import Provider, RouterStatistics
-from peili.store.protocol import StoreStatistics
+from peili.store.protocol import Kind, StoreStatistics
 from peili.version import VERSION
 
 # A client can name any registry in `ns`; beyond this many they are counted together.
@@ -37,6 +38,13 @@ MAXIMUM_REGISTRY_LABELS = 64
 OTHER_REGISTRY = "other"
 # Why a held response ended before its last byte (mirror/held.py, follow/source_choice.py).
 LEFT_REASONS = ("no coordinator", "no growth", "too many tries", "slots")
+# Who is sent content, and from where: a peer's request is never passed on, so peers are sent nothing of peers.
+SENT = (
+    (Handler.MIRROR, ByteSource.LOCAL),
+    (Handler.MIRROR, ByteSource.PEER),
+    (Handler.SERVE, ByteSource.LOCAL),
+    (Handler.SERVE, ByteSource.GROWING),
+)
 _RESOLVE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _WHOLE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 _log = structlog.get_logger()
@@ -58,6 +66,16 @@ class Metrics:
         self._requests = Counter(
             "peili_requests",
             "Requests answered at the registry endpoint.",
+            ["handler", "outcome"],
+            registry=self._registry,
+        )
+        # increase() and rate() take nothing from the first value of a series, so a total has to be there at 0
+        # before anything happens. What a series is made for only when it is needed cannot be: the next one.
+        for handler, outcome in itertools.product(Handler, Outcome):
+            self._requests.labels(handler, outcome)
+        self._requests_by_registry = Counter(
+            "peili_requests_by_registry",
+            "The same requests in detail; each series begins with its first request.",
             ["handler", "kind", "registry", "outcome", "status"],
             registry=self._registry,
         )
@@ -86,6 +104,14 @@ class Metrics:
         self._sent = Counter(
             "peili_sent_bytes",
             "Bytes of content sent: served to peers, or to this node's containerd (from local or from peers).",
+            ["handler", "source"],
+            registry=self._registry,
+        )
+        for handler, source in SENT:
+            self._sent.labels(handler, source)
+        self._sent_by_registry = Counter(
+            "peili_sent_bytes_by_registry",
+            "The same bytes by upstream registry; each series begins with its first request.",
             ["handler", "source", "registry"],
             registry=self._registry,
         )
@@ -163,23 +189,28 @@ class Metrics:
         *,
         router: Callable[[], RouterStatistics],
         store: Callable[[], StoreStatistics],
+        provided: Callable[[], Mapping[Kind, int]],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
         tasks: Callable[[], int],
     ) -> None:
-        """Read these snapshots whenever the metrics are asked for."""
-        self._registry.register(_Snapshots(router, store, server, ready, tasks))
+        """Read these snapshots whenever the metrics are asked for. `provided`: keys that the router was told of."""
+        self._registry.register(_Snapshots(router, store, provided, server, ready, tasks))
 
     def request(self, record: RequestRecord) -> None:
         """Count one answered request."""
         if record.reason == NO_PLACE:  # not the 503 of --fan-out: whoever follows is sent to others by design
             self._uploads_refused.inc()
         registry = self._registry_label(record.registry)
-        self._requests.labels(record.handler, record.kind, registry, record.outcome, str(record.status)).inc()
+        self._requests.labels(record.handler, record.outcome).inc()
+        self._requests_by_registry.labels(
+            record.handler, record.kind, registry, record.outcome, str(record.status)
+        ).inc()
         self._duration.labels(record.handler, record.outcome).observe(record.seconds)
         if record.source is not ByteSource.NONE:
             self._first_byte.labels(record.handler, record.source).observe(record.first_byte_seconds)
-            self._sent.labels(record.handler, record.source, registry).inc(record.size)
+            self._sent.labels(record.handler, record.source).inc(record.size)
+            self._sent_by_registry.labels(record.handler, record.source, registry).inc(record.size)
         if record.attempts or (record.handler is Handler.MIRROR and record.outcome is Outcome.MISS):
             self._resolve.observe(record.resolve_seconds)
 
@@ -243,11 +274,12 @@ class _Snapshots(Collector):
         self,
         router: Callable[[], RouterStatistics],
         store: Callable[[], StoreStatistics],
+        provided: Callable[[], Mapping[Kind, int]],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
         tasks: Callable[[], int],
     ) -> None:
-        self._router, self._store, self._server = router, store, server
+        self._router, self._store, self._provided, self._server = router, store, provided, server
         self._ready, self._tasks = ready, tasks
 
     def describe(self) -> Iterable[Metric]:
@@ -256,10 +288,14 @@ class _Snapshots(Collector):
     def collect(self) -> Iterable[Metric]:
         router, store, server = self._router(), self._store(), self._server()
         connected = sum(peer.connected for peer in router.peers)
-        keys = GaugeMetricFamily("peili_store_keys", "Keys that this node holds, by kind.", labels=["kind"])
-        for kind, count in store.keys.items():
-            keys.add_metric([kind], count)
-        yield keys
+        for name, text, keys in (
+            ("peili_store_keys", "Keys that this node holds, by kind.", store.keys),
+            ("peili_provided_keys", "Keys that this node provides to its peers, by kind.", self._provided()),
+        ):
+            family = GaugeMetricFamily(name, text, labels=["kind"])
+            for kind, count in keys.items():
+                family.add_metric([kind], count)
+            yield family
         relayed = CounterMetricFamily(
             "peili_relayed_bytes",
             "Bytes passed on from a peer's socket into a client's, by the way they took.",
@@ -269,7 +305,6 @@ class _Snapshots(Collector):
             relayed.add_metric([way], size)
         yield relayed
         for name, text, value in (
-            ("peili_provided_keys", "Keys that this node provides to its peers.", router.provided_keys),
             ("peili_peers", "Peers that this node is connected to.", connected),
             ("peili_refused_peers", "Handshakes with peers that are no members.", router.refused_peers),
             ("peili_provider_records", "Provider records that this node keeps for others.", router.records),

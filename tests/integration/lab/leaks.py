@@ -6,6 +6,7 @@ that of the first look at the same process, with what its connections explain.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ class Use:
 
 def use(node: Node) -> Use:
     """Now; raise OSError where Peili does not answer."""
-    lines = (line.split() for line in node.metrics().splitlines() if line and line[0] != "#" and "{" not in line)
-    values = {name: int(float(value)) for name, value in lines}
+    values: Counter[str] = Counter()
+    for line in node.metrics().splitlines():
+        if line and line[0] != "#":
+            series, _, value = line.rpartition(" ")
+            values[series.partition("{")[0]] += int(float(value))
     return Use(
         pid=node.peili.pid,
         tasks=values["peili_tasks"],

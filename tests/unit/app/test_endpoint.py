@@ -133,7 +133,7 @@ async def test_a_push_of_a_large_layer_gets_405_and_is_recorded(tmp_path: Path, 
         assert status.startswith(b"HTTP/1.1 405 ")
         assert json.loads(body)["errors"][0]["code"] == "UNSUPPORTED"
         labels = 'handler="invalid",kind="invalid",outcome="refused",registry="",status="405"'
-        assert f"peili_requests_total{{{labels}}} 1.0" in node.node.metrics.render().decode()
+        assert f"peili_requests_by_registry_total{{{labels}}} 1.0" in node.node.metrics.render().decode()
 
 
 async def test_without_ns_a_tag_is_looked_up_in_the_only_mirrored_registry(tmp_path: Path) -> None:
@@ -199,11 +199,14 @@ async def test_what_happened_is_counted(tmp_path: Path) -> None:
         record = (await node.records(2))[0]
         text = node.node.metrics.render().decode()
         labels = 'handler="mirror",kind="blob",outcome="hit",registry="docker.io",status="200"'
-        assert f"peili_requests_total{{{labels}}} 1.0" in text
+        assert f"peili_requests_by_registry_total{{{labels}}} 1.0" in text
         labels = 'handler="mirror",kind="manifest",outcome="miss",registry="docker.io",status="404"'
-        assert f"peili_requests_total{{{labels}}} 1.0" in text
-        sent = 'peili_sent_bytes_total{handler="mirror",registry="docker.io",source="local"}'
+        assert f"peili_requests_by_registry_total{{{labels}}} 1.0" in text
+        sent = 'peili_sent_bytes_by_registry_total{handler="mirror",registry="docker.io",source="local"}'
         assert f"{sent} {float(len(content))}" in text
+        assert f'peili_sent_bytes_total{{handler="mirror",source="local"}} {float(len(content))}' in text
+        for outcome in ("hit", "miss"):
+            assert f'peili_requests_total{{handler="mirror",outcome="{outcome}"}} 1.0' in text
         assert 'peili_store_keys{kind="tag"} 1.0' in text
         assert "peili_ready 1.0" in text
         assert (record.size, record.status, record.source) == (len(content), 200, "local")
