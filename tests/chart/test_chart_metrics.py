@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from peili.observe.metrics import Metrics
 from tests.chart.promql import NotPromQL, Query, Selector, parse
-from tests.chart.real_metrics import Series, busy_metrics, series
+from tests.chart.real_metrics import Scraped, Series, busy_metrics, observe, scraped, series
 from tests.chart.rendering import Chart
 from tests.chart.scenarios import SCENARIOS
 
@@ -22,10 +23,69 @@ TARGET_LABELS = {"namespace", "job", "node", "instance", "pod"}
 PROMETHEUS = Series("up", "up", "gauge", "", {})
 
 
-@pytest.fixture(name="real", scope="module")
-def real_series() -> list[Series]:
-    """What comes out of a node."""
-    return [*series(busy_metrics()), PROMETHEUS]
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Scraped:
+    return scraped(tmp_path_factory.mktemp("nodes"))
+
+
+@pytest.fixture(
+    name="real", scope="module", params=["all that can be", pytest.param("running", marks=pytest.mark.slow)]
+)
+def real_series(request: pytest.FixtureRequest) -> list[Series]:
+    """What comes out of a node that saw everything, and of two that run."""
+    if request.param == "running":
+        both: Scraped = request.getfixturevalue("running")
+        return [*series(both.puller), *series(both.holder), PROMETHEUS]
+    return [*series(busy_metrics().render().decode()), PROMETHEUS]
+
+
+@pytest.mark.slow
+def test_running_nodes_count_what_was_pulled(running: Scraped) -> None:
+    def value(text: str, name: str, **labels: str) -> float:
+        found = [one.value for one in series(text) if one.name == name and one.labels.items() >= labels.items()]
+        assert found, name
+        return sum(found)
+
+    puller, holder = running.puller, running.holder
+    assert value(puller, "peili_sent_bytes_total", handler="mirror", source="peer") == running.from_peer
+    assert value(puller, "peili_sent_bytes_total", handler="mirror", source="local") == 0
+    assert value(holder, "peili_sent_bytes_total", handler="serve", source="local") >= running.from_peer
+    assert value(puller, "peili_missed_bytes_total") == running.from_upstream
+    for name, labels in (
+        ("peili_resolve_duration_seconds", {}),
+        ("peili_first_byte_duration_seconds", {"handler": "mirror", "source": "peer"}),
+        ("peili_request_duration_seconds", {"handler": "mirror", "outcome": "hit"}),
+    ):
+        count = value(puller, f"{name}_count", **labels)
+        assert count >= 4, name  # manifest, config, two layers
+        assert value(puller, f"{name}_bucket", le="+Inf", **labels) == count
+        assert 0 < value(puller, f"{name}_sum", **labels) < count * running.seconds, name
+    hits = value(puller, "peili_requests_total", handler="mirror", outcome="hit")
+    assert value(puller, "peili_first_byte_duration_seconds_count", handler="mirror") == hits
+    assert value(puller, "peili_request_duration_seconds_sum", outcome="hit") >= value(
+        puller, "peili_first_byte_duration_seconds_sum", handler="mirror"
+    )
+
+
+def test_all_totals_are_there_before_anything_happens() -> None:
+    """What they gain first is lost to increase() otherwise."""
+
+    def counters(metrics: Metrics) -> dict[str, float]:
+        return {
+            f"{one.name}{sorted(one.labels.items())}": one.value
+            for one in series(metrics.render().decode())
+            if one.type == "counter" and one.name.startswith("peili_") and "_by_registry" not in one.name
+        }
+
+    fresh = Metrics()
+    observe(fresh)
+    before, after = counters(fresh), counters(busy_metrics())
+    assert before.keys() == after.keys()
+    assert {name for name, value in before.items() if value} == {
+        name
+        for name in before
+        if name.startswith("peili_relayed")  # a snapshot, of what `observe` gives
+    }
 
 
 def test_the_tokenizer_finds_series_matchers_and_grouping() -> None:

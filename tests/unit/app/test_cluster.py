@@ -291,14 +291,18 @@ async def test_a_silent_peer_gets_company(tmp_path: Path) -> None:
     network = MemoryNetwork()
     async with (
         running_node(network, tmp_path / "1") as one,
-        running_node(network, tmp_path / "2") as two,
-        fake_provider(network, [Key(str(SMALL))], silent),
+        running_node(network, tmp_path / "2", change=in_zone) as two,
+        fake_provider(network, [Key(str(SMALL))], silent, zone="z"),  # so it is asked first
     ):
         await add_image(one)
+        hedges = 0
         for count in range(1, 5):
             assert (await two.get(blob(SMALL))).body == IMAGE.blobs[SMALL]
             record = (await two.records(count))[-1]
             assert record.first_byte_seconds < 0.5
+            hedges += record.attempts - 1
+        assert hedges >= 1
+        assert f"peili_hedges_total {float(hedges)}" in two.node.metrics.render().decode()
 
 
 async def test_a_silent_peer_alone_costs_no_more_than_the_stall_limit(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from peili.demo.images import Image, build_index
 from peili.oci.digest import Digest
@@ -189,6 +191,30 @@ async def test_a_fault_of_ours_before_the_answer_is_recorded_as_the_500_that_it_
         assert (await node.get(TAG)).status == 500
         record = (await node.records(1))[-1]
         assert (record.outcome, record.status, record.reason) == ("error", 500, "KeyError: 'broken'")
+
+
+async def test_what_is_provided_is_counted_by_kind(tmp_path: Path) -> None:
+    """Tags that are left to upstream are held and not provided."""
+
+    def counts(name: str) -> dict[str, float]:
+        found = re.findall(rf'^{name}{{kind="(\w+)"}} (.*)$', node.node.metrics.render().decode(), re.M)
+        return {kind: float(value) for kind, value in found if float(value)}
+
+    digests = {"index": 1.0, "manifest": 2.0, "config": 2.0, "layer": 4.0}
+    async with node_with_image(tmp_path, resolve_latest=False) as node:
+        node.layout.add("docker.io/library/app:latest", INDEX)
+        node.layout.add("docker.io/library/app:2", INDEX)
+        await node.wait_offered(Key("docker.io/library/app:2"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert counts("peili_store_keys") == {**digests, "tag": 3.0}
+        assert counts("peili_provided_keys") == {**digests, "tag": 2.0}
+        assert sum(counts("peili_provided_keys").values()) == node.router.statistics().provided_keys
+        node.layout.remove("docker.io/library/app:2")
+        with trio.fail_after(10):
+            while node.router.provides(Key("docker.io/library/app:2")):
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        assert counts("peili_provided_keys") == {**digests, "tag": 1.0}
 
 
 async def test_what_happened_is_counted(tmp_path: Path) -> None:

@@ -85,6 +85,17 @@ def test_readiness_has_a_colour_on_a_terminal_and_none_in_a_pipe(
     assert "\x1b" not in CliRunner().invoke(main, ["status"]).output
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_node_that_is_not_ready_is_status_1(monkeypatch: pytest.MonkeyPatch, as_json: bool) -> None:
+    words = ["status", "--json"] if as_json else ["status"]
+    for ready, code in ((True, 0), (False, 1)):
+        document = {**STATUS, "ready": ready, "reason": "why"}
+        monkeypatch.setattr(status, "read_node", lambda *_, document=document: document)
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == code
+        assert (json.loads(result.output) == document) if as_json else ("NOT READY: why" in result.output) != ready
+
+
 def test_colours_do_not_move_the_columns_of_an_explanation() -> None:
     actions = ("from this node", "from a peer", "from upstream")
     parts = [{**PART, "providers": ["10.0.0.1:5000"] * count, "action": one} for count, one in enumerate(actions)]

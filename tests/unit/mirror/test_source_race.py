@@ -33,6 +33,7 @@ class Story:
         self.asked: list[str] = []
         self.closed: list[str] = []
         self.refused: list[str] = []
+        self.hedges = 0
         self.over = False
 
     async def ask(self, asked: Source) -> GrowingStream:
@@ -50,8 +51,11 @@ class Story:
     def another(self) -> Source | None:
         return source(self.named.pop(0)) if self.named else None
 
+    def hedged(self) -> None:
+        self.hedges += 1
+
     async def play(self) -> str:
-        observer = cast(Any, SimpleNamespace(hedged=lambda: None))
+        observer = cast(Any, SimpleNamespace(hedged=self.hedged))
         sources = Sources(History(), observer, PeerIds())
 
         def refused(asked: Source, error: SourceRefused) -> None:
@@ -64,7 +68,7 @@ class Story:
 
 async def test_the_first_that_is_asked_is_asked_alone_where_it_is_fast(autojump_clock: MockClock) -> None:
     story = Story({"a": UNKNOWN_HEDGE / 2}, named="b")
-    assert (await story.play(), story.asked) == ("a", ["a"])
+    assert (await story.play(), story.asked, story.hedges) == ("a", ["a"], 0)
 
 
 @pytest.mark.parametrize("frozen", ["a", "ab"])
@@ -73,6 +77,7 @@ async def test_others_are_asked_beside_those_that_are_slow(autojump_clock: MockC
     started = trio.current_time()
     assert await story.play() in "bc"
     assert story.asked == list("abc"[: len(frozen) + 1])
+    assert story.hedges == len(frozen)
     assert trio.current_time() - started < 3 * UNKNOWN_HEDGE
 
 
