@@ -1,4 +1,4 @@
-"""A node whose Peili runs from its image, by the node's containerd and runc, as the chart says."""
+"""A node whose Peili runs from its image, by the node's containerd and runc, as the rendered chart says."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ from pathlib import Path
 
 from deploy import build_image
 
+from tests.chart.rendering import Chart, Object, Rendered
+from tests.image.rendered_pod import ENTRY_POINT, RenderedPods
 from tests.integration import install
 from tests.integration.lab.containerd import Containerd
 from tests.integration.lab.laboratory import Lab
-from tests.integration.lab.network import Namespace
+from tests.integration.lab.network import CONFIGURED, Namespace
 from tests.integration.lab.node import OPERATIONS_PORT, REGISTRY_PORT, ROUTER_PORT, Node
 from tests.integration.lab.processes import CommandError, Process, command
 
 MEMORY_LIMIT = 128 << 20  # bytes; the chart's limit
 CGROUPS = Path("/sys/fs/cgroup")
-# What `ctr run` grants where nothing is said (containerd's and Docker's defaults); the chart drops all of it.
-CAPABILITIES = (
-    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
-    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
-)  # fmt: skip
 
 
 @functools.cache
@@ -116,97 +113,106 @@ class ContainerdThatRuns(Containerd):
             return []  # containerd does not run
 
 
+class Release:
+    """One release of the chart in the cluster of a laboratory, rendered for each of its nodes."""
+
+    def __init__(self, chart: Chart) -> None:
+        self._chart = chart
+        self._secrets: tuple[Object, ...] = ()
+
+    def rendered(self, containerd: ContainerdThatRuns) -> Rendered:
+        """With the default values but for where this node's containerd has its files, and the tests' ports.
+
+        The generated secret of the first node is that of all: every rendering makes one.
+        """
+        values = {
+            "ports": {"registry": REGISTRY_PORT, "router": ROUTER_PORT, "operations": OPERATIONS_PORT},
+            "containerd": {
+                "socket": str(containerd.socket),
+                "contentPath": str(containerd.content),
+                "registryConfigPath": str(containerd.hosts),
+                "configFile": str(containerd.configuration),
+            },
+        }
+        found = self._chart.render(values)
+        self._secrets = self._secrets or tuple(found.all("Secret"))
+        return Rendered((*self._secrets, *(one for one in found.objects if one["kind"] != "Secret")))
+
+
 class ImageNode(Node):
-    """A node that runs Peili's commands from the image, with no more rights and mounts than each needs."""
+    """A node that runs the chart's containers from the image, as they are rendered."""
 
     def __init__(
-        self, namespace: Namespace, containerd: ContainerdThatRuns, directory: Path, bootstrap: str
+        self, namespace: Namespace, containerd: ContainerdThatRuns, directory: Path, pods: RenderedPods
     ) -> None:
-        super().__init__(namespace, containerd, directory, bootstrap)
+        super().__init__(namespace, containerd, directory, "")
         self.runs = containerd
-        self.bootstrap = bootstrap
+        self.pods = pods
         self.group = ""  # of the container that was started last, below /sys/fs/cgroup
         self._count = 0
-
-    @property
-    def of_containerd(self) -> list[str]:
-        """The flags that say where this node's containerd is and what it reads."""
-        return [
-            f"--containerd-socket={self.containerd.socket}",
-            f"--containerd-config-path={self.containerd.hosts}",
-            f"--containerd-config-file={self.containerd.configuration}",
-        ]
 
     def import_image(self) -> None:
         """Bring the image into containerd's store and unpack it."""
         self.runs.ctr("images", "import", str(image().path))
 
-    def words(self, *arguments: str, writable: bool = False, program: Sequence[str] = ()) -> list[str]:
-        """`ctr run` as the kubelet would run the chart's container; `writable` is for configure and cleanup."""
+    def words(self, container: str = "peili", *arguments: str, program: Sequence[str] = ()) -> list[str]:
+        """`ctr run` as the kubelet would run a container of the chart.
+
+        With arguments, `peili` (or `program`) is run with these instead, as by `kubectl exec` in that container.
+        """
         self._count += 1
         identity = f"peili-{self._count}"
-        hosts = "rw" if writable else "ro"
-        mounts = [(self.runs.hosts, hosts)]
-        if not writable:
-            # The directory and not the socket: containerd makes a new socket when it starts again. That of its
-            # configuration holds all others here, as /etc/containerd holds certs.d: it comes first.
-            mounts.insert(0, (self.runs.configuration.parent, "ro"))
-            mounts += [(self.runs.run_directory, "ro"), (self.runs.content, "ro")]
-        options = ["--rm", "--read-only", "--net-host", "--seccomp", f"--memory-limit={MEMORY_LIMIT}"]
+        # The ctr of containerd 1.6 cannot be told a user: the image's is that of all but the clean-up's waiting.
+        rights = self.pods.options(container, as_user=self.containerd.suite != "installed")
+        if arguments or program:
+            command_line = [*(program or ENTRY_POINT), *arguments]
+        else:
+            command_line = self.pods.command(container)
         self.group = f"{self.namespace.name}/{identity}"
-        options += [f"--cgroup=/{self.group}", f"--runc-root={self.runs.run_directory.parent}/runc"]
-        options += [f"--fifo-dir={self.runs.run_directory.parent}/fifo"]
-        options += [f"--cap-drop=CAP_{name}" for name in CAPABILITIES]
-        options += [f"--mount=type=bind,src={path},dst={path},options=rbind:{mode}" for path, mode in mounts]
-        # Without a program, ctr would take the image's entry point and its arguments; with one, only that.
-        command_line = [*program, *arguments] if program else ["/usr/bin/peili", *arguments]
+        options = ["--rm", f"--cgroup=/{self.group}", f"--runc-root={self.runs.run_directory.parent}/runc"]
+        options += [f"--fifo-dir={self.runs.run_directory.parent}/fifo", *rights]
         return self.runs.ctr_words("run", *options, image().name, identity, *command_line)
 
-    def run(self, *arguments: str, writable: bool = False, program: Sequence[str] = ()) -> str:
+    def run(self, *arguments: str, container: str = "peili", program: Sequence[str] = ()) -> str:
         """Run a command in a container to its end and return what it printed; raise CommandError."""
-        return command(*self.words(*arguments, writable=writable, program=program))
+        return command(*self.words(container, *arguments, program=program))
 
     def configure(self, *registries: str, options: Sequence[str] = ()) -> None:
-        """As the chart's init container."""
-        named = [f"--mirrored-registry={url}" for url in registries]
-        path = f"--containerd-config-path={self.containerd.hosts}"
-        target = f"--mirror-target=http://127.0.0.1:{REGISTRY_PORT}"
-        self.run("configure", path, target, *named, *options, writable=True)
+        """The chart's init container."""
+        assert not registries
+        assert not options
+        self.run(container="configure")
 
     def cleanup(self) -> None:
-        """As the chart's clean-up."""
-        self.run("cleanup", f"--containerd-config-path={self.containerd.hosts}", writable=True)
+        """The chart's clean-up."""
+        self.run(container="cleanup")
 
     def start_peili(self, *options: str) -> None:
-        """`peili run` in a container."""
-        self.options = [*options] or self.options
-        arguments = [
-            f"--registry-address=0.0.0.0:{REGISTRY_PORT}",
-            f"--router-address=0.0.0.0:{ROUTER_PORT}",
-            f"--operations-address=0.0.0.0:{OPERATIONS_PORT}",
-            f"--advertise-address={self.namespace.address}",
-            f"--bootstrap={self.bootstrap}",
-            *self.of_containerd,
-            "--log-level=debug",
-        ]
+        """The chart's container."""
+        assert not options
         self._stopping = False
-        self._peili = Process(self.words("run", *arguments, *self.options), self.log)
+        self._peili = Process(self.words(), self.log)
 
 
-def image_nodes(lab: Lab, *suites: str) -> list[ImageNode]:
+def image_nodes(lab: Lab, chart: Chart, *suites: str) -> list[ImageNode]:
     """New nodes with running containerds that know the registries made so far and have the image."""
-    made = []
-    numbers = range(1, len(lab.nodes) + len(suites) + 3)
-    bootstrap = "static:" + ",".join(f"{lab.network.address(number)}:{ROUTER_PORT}" for number in numbers)
+    made: list[ImageNode] = []
+    release = Release(chart)
     for suite in suites:
         number = len(lab.nodes) + 1
         namespace = lab.network.node(number)
-        namespace.set_hosts({one.name.partition(":")[0]: lab.upstream.address for one in lab.registries})
         directory = lab.directory / f"n{number}"
         containerd = ContainerdThatRuns(suite, namespace, directory)
+        rendered = release.rendered(containerd)
+        environment = {"POD_IP": namespace.address, "ZONE": ""}
+        pods = RenderedPods(rendered, directory / "volumes", environment, CONFIGURED / namespace.name / "hosts")
+        names = {one.name.partition(":")[0]: lab.upstream.address for one in lab.registries}
+        # All find the first node.
+        first = made[0].namespace if made else namespace
+        namespace.set_hosts({**names, bootstrap_name(pods.arguments("peili")): first.address})
         for registry in lab.registries:
             containerd.mirror(registry.name, registry.url)
-        node = ImageNode(namespace, containerd, directory, bootstrap)
+        node = ImageNode(namespace, containerd, directory, pods)
         lab.nodes.append(node)
         made.append(node)
         containerd.start()
@@ -214,6 +220,13 @@ def image_nodes(lab: Lab, *suites: str) -> list[ImageNode]:
         node.containerd.wait_ready()
         node.import_image()
     return made
+
+
+def bootstrap_name(arguments: Sequence[str]) -> str:
+    """The name that `peili run` is to look up."""
+    [name] = [one.partition("=dns:")[2] for one in arguments if one.startswith("--bootstrap=")]
+    assert name, arguments
+    return name
 
 
 @dataclass(frozen=True, slots=True)
