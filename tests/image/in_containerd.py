@@ -74,15 +74,21 @@ def why_no_memory_limit() -> str:
 
 
 class ContainerdThatRuns(Containerd):
-    """A containerd that can run containers: it sees control groups; its socket has a directory of its own."""
+    """A containerd that can run containers: it sees control groups, and its files lie as those of a node do."""
 
     def __init__(self, suite: str, namespace: Namespace, directory: Path) -> None:
         super().__init__(suite, namespace, directory)
         self.run_directory = directory / "run"
         self.run_directory.mkdir()
-        before, self.socket = self.socket, self.run_directory / "containerd.sock"
-        configuration = directory / "config.toml"
-        configuration.write_text(configuration.read_text().replace(str(before), str(self.socket)))
+        text = self.configuration.read_text().replace(str(self.socket), str(self.run_directory / "containerd.sock"))
+        self.socket = self.run_directory / "containerd.sock"
+        # Beside each other, and nothing else there, as in /etc/containerd: what a container sees is what is mounted.
+        etc = directory / "etc"
+        etc.mkdir()
+        self.configuration.unlink()
+        self.configuration = etc / "config.toml"
+        self.configuration.write_text(text.replace(str(self.hosts), str(etc / "certs.d")))
+        self.hosts = self.hosts.rename(etc / "certs.d")
 
     def start(self) -> None:
         """`ip netns exec` gives a process a new /sys, without control groups: mount them there again."""
@@ -91,7 +97,7 @@ class ContainerdThatRuns(Containerd):
             options = f"-o {shlex.quote(group.options)}" if group.kind == "cgroup" else ""
             lines.append(f"mkdir -p {group.mount_point}")
             lines.append(f"mount -t {group.kind} {options} {group.kind} {group.mount_point}")
-        words = [str(self._programs / "containerd"), "--config", str(self._directory / "config.toml")]
+        words = [str(self._programs / "containerd"), "--config", str(self.configuration)]
         script = "\n".join([*lines, f"exec {shlex.join(words)}"])
         path = f"{self._programs}:/usr/sbin:/usr/bin:/sbin:/bin"
         self._process = Process(["sh", "-c", script], self.log, self._namespace.name, {"PATH": path})
@@ -131,7 +137,6 @@ class Release:
                 "socket": str(containerd.socket),
                 "contentPath": str(containerd.content),
                 "registryConfigPath": str(containerd.hosts),
-                "configFile": str(containerd.configuration),
             },
         }
         found = self._chart.render(values)
