@@ -82,7 +82,7 @@ class ContainerdThatRuns(Containerd):
         self.run_directory.mkdir()
         text = self.configuration.read_text().replace(str(self.socket), str(self.run_directory / "containerd.sock"))
         self.socket = self.run_directory / "containerd.sock"
-        # Beside each other, and nothing else there, as in /etc/containerd: what a container sees is what is mounted.
+        # Beside each other, and nothing else there, as in /etc/containerd: a container sees what is mounted only.
         etc = directory / "etc"
         etc.mkdir()
         self.configuration.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 import subprocess
 import sys
@@ -156,12 +157,18 @@ def test_leftovers_of_other_builds_do_not_get_into_the_wheel(tmp_path: Path) -> 
         assert not [name for name in archive.namelist() if "ghost" in name]
 
 
+def environment_with(package: str | Path, directory: Path) -> Path:
+    """A new environment with this package and what it needs, from PyPI; gives its programs' directory."""
+    venv.create(directory / "venv", with_pip=True)
+    programs = directory / "venv/bin"
+    subprocess.run([programs / "pip", "install", "-q", str(package)], check=True)
+    return programs
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], tmp_path: Path) -> None:
-    """As `pipx install` does: dependencies by their ranges, from PyPI."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    programs = tmp_path / "venv/bin"
-    subprocess.run([programs / "pip", "install", "-q", str(built[1])], check=True)
+    """Dependencies by their ranges, from PyPI."""
+    programs = environment_with(built[1], tmp_path)
 
     def said(*words: str | Path) -> str:
         return subprocess.run(words, check=True, capture_output=True, text=True, cwd=tmp_path).stdout
@@ -171,3 +178,29 @@ def test_the_wheel_runs_in_an_empty_environment(built: tuple[Path, Path], tmp_pa
     where = said(programs / "python", "-I", "-c", "import peili.demo.story, peili.daemon; print(peili.__file__)")
     assert where.startswith(str(tmp_path / "venv"))
     assert sys.version_info[:2] >= (3, 11)
+
+
+@pytest.mark.slow
+def test_pip_builds_and_installs_the_sdist(built: tuple[Path, Path], tmp_path: Path) -> None:
+    programs = environment_with(built[0], tmp_path)
+    done = subprocess.run([programs / "peili", "version"], check=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == f"peili {VERSION}\n"
+
+
+@pytest.mark.slow
+def test_pipx_installs_the_wheel(built: tuple[Path, Path], tmp_path: Path) -> None:
+    programs = environment_with("pipx", tmp_path)
+    places = {f"PIPX_{name}": str(tmp_path / name) for name in ("HOME", "BIN_DIR", "MAN_DIR", "SHARED_LIBS")}
+    environment = {**os.environ, **places, "PIPX_DEFAULT_PYTHON": sys.executable}
+    subprocess.run(
+        [programs / "pipx", "install", str(built[1])],
+        check=True,
+        capture_output=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    done = subprocess.run(
+        [tmp_path / "BIN_DIR/peili", "version"], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout == f"peili {VERSION}\n"
+    assert (tmp_path / "BIN_DIR/peili").resolve().is_relative_to(tmp_path / "HOME/venvs/peili")
