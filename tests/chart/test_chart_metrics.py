@@ -253,6 +253,14 @@ def documented() -> dict[str, tuple[str, set[str]]]:
     return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
+def test_every_query_of_the_document_finds_series(real: list[Series]) -> None:
+    asked = DOCUMENT.read_text().partition("## What to ask")[2].partition("##")[0]
+    found = re.findall(r"`(\w.*?)`", asked)
+    assert len(found) >= 8
+    for query in found:
+        assert objection(query, real) == "", query
+
+
 def test_the_document_names_every_metric_with_its_type_and_labels(real: list[Series]) -> None:
     expected: dict[str, tuple[str, set[str]]] = {}
     for one in real:

@@ -138,9 +138,9 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 
 def _totals(totals: dict[str, int]) -> list[str]:
-    pulled = totals["bytes_from_peers"] + totals["bytes_from_local"] + totals["bytes_from_upstream"]
-    saved = pulled - totals["bytes_from_upstream"]
-    share = f" ({saved / pulled:.0%} saved)" if pulled else ""
+    # As docs/metrics.md counts it: what this node had already spares upstream nothing.
+    pulled = totals["bytes_from_peers"] + totals["bytes_from_upstream"]
+    share = f" ({totals['bytes_from_peers'] / pulled:.0%} saved)" if pulled else ""
     return [
         f"pulled   {size(totals['bytes_from_peers'])} from peers, {size(totals['bytes_from_local'])} from here, "
         f"{size(totals['bytes_from_upstream'])} from upstream{share}",

@@ -65,6 +65,12 @@ def test_watching_outlives_a_node_that_is_away(monkeypatch: pytest.MonkeyPatch) 
     assert documents == [given[0], {"problem": "no Peili answers at http://x"}, given[2]]
 
 
+def test_what_is_saved_is_what_peers_gave_instead_of_upstream() -> None:
+    totals = {**STATUS["totals"], "bytes_from_peers": 3000, "bytes_from_local": 7000, "bytes_from_upstream": 1000}
+    (line,) = [line for line in status.render({**STATUS, "totals": totals}) if line.startswith("pulled")]
+    assert line == "pulled   3.0 kB from peers, 7.0 kB from here, 1.0 kB from upstream (75% saved)"
+
+
 def test_columns_stand_below_each_other() -> None:
     lines = status.render(STATUS)
     (head,) = [number for number, line in enumerate(lines) if line.startswith("PEER")]
