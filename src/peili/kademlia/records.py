@@ -57,8 +57,10 @@ class ProviderRecords:
         self._providers = Providers()
         self._count = 0
         self._greediest: Provider | None = None
+        self._evicted = 0  # records that made room for those of others
         self._swept = 0  # the next shard to sweep
         self._epoch: float | None = None  # `now` of the first call: expiries are seconds since then
+        self._incomplete_until = 0.0  # a record was not kept, and would have lived until then
 
     def _second(self, now: float) -> int:
         if self._epoch is None:
@@ -73,13 +75,16 @@ class ProviderRecords:
         Full means: this provider has max_of_provider records, or there are max_records and it has its fair share
         of them. Below its share it displaces a record of the greediest, so a flood by some cannot push out others.
         """
-        entry = self._providers.take_in(provider)
+        entry, told = self._providers.take_in(provider), [key for key in keys if len(key) == DIGEST_LENGTH]
         if entry is None:
+            self._incomplete_until = now + EXPIRATION_INTERVAL
             return 0
-        now_second = self._second(now)
+        now_second, evicted = self._second(now), self._evicted
         expiry = now_second + max(0, int(min(ttl, EXPIRATION_INTERVAL)))
-        kept = sum(self._add_one(entry, key, now_second, expiry) for key in keys if len(key) == DIGEST_LENGTH)
+        kept = sum(self._add_one(entry, key, now_second, expiry) for key in told)
         self._providers.let_go(entry)
+        if kept < len(told) or self._evicted > evicted:
+            self._incomplete_until = now + EXPIRATION_INTERVAL
         return kept
 
     def _add_one(self, entry: Provider, key: bytes, now_second: int, expiry: int) -> bool:
@@ -132,6 +137,7 @@ class ProviderRecords:
             indexes = _words(shard, _INDEX_WORD) if shard else []
             if shard and greediest.index in indexes:
                 self._drop(shard, indexes.index(greediest.index) * _RECORD)
+                self._evicted += 1
                 return True
         return False
 
@@ -177,6 +183,15 @@ class ProviderRecords:
                 found.append(index)
         chosen = random.sample(found, min(count, len(found)))
         return [self._providers.contact(index) for index in chosen]
+
+    def names_nobody(self, key: bytes, now: float) -> bool:
+        """Whether nobody has said that it has the key, suspects neither; False where there was no room for all."""
+        shard = self._shards[hash(key) % SHARDS]
+        if now < self._incomplete_until or len(key) != DIGEST_LENGTH:
+            return False
+        second = self._second(now)
+        records = (_TAIL.unpack_from(shard, at + DIGEST_LENGTH) for at in _offsets(shard, key)) if shard else ()
+        return all(expiry <= second or self._providers.is_gone(index) for index, expiry in records)
 
     @property
     def live(self) -> int:

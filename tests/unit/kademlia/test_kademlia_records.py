@@ -174,3 +174,49 @@ def test_two_hundred_thousand_records_are_cheap() -> None:
     assert many.records == 200_000
     assert many.bytes / many.records < 50
     assert few.bytes / few.records < 60
+
+
+# Whether nobody has it
+
+
+def test_nobody_has_what_no_record_names() -> None:
+    records = ProviderRecords()
+    one, other = keys(2)
+    assert records.names_nobody(one, 0.0)
+    records.add(peer(1), [one], 0.0)
+    assert not records.names_nobody(one, EXPIRATION_INTERVAL - 1)
+    assert records.names_nobody(other, 1.0)
+    assert records.names_nobody(one, EXPIRATION_INTERVAL), "it has expired"
+    assert not records.names_nobody(one[:-1], 1.0)
+
+
+def test_a_suspect_may_have_it_and_who_left_has_nothing() -> None:
+    records = ProviderRecords()
+    (one,) = keys(1)
+    records.add(peer(1), [one], 0.0)
+    records.suspect(peer(1).id)
+    assert records.get(one, 1.0, RANDOM) == []
+    assert not records.names_nobody(one, 1.0)
+    records.goodbye(peer(1).id)
+    assert records.names_nobody(one, 1.0)
+
+
+def test_who_was_turned_away_may_have_it_as_long_as_the_record_would_have_lived() -> None:
+    (unknown,) = keys(1, "unknown")
+    of_provider = ProviderRecords(max_of_provider=2)
+    of_provider.add(peer(1), keys(2), 0.0)
+    assert of_provider.names_nobody(unknown, 1.0)
+    of_provider.add(peer(1), keys(3), 5.0)
+    full = ProviderRecords(max_records=4000)
+    full.add(peer(1), keys(4000), 0.0)
+    assert full.names_nobody(unknown, 1.0)
+    full.add(peer(2), keys(1, "displaces another"), 5.0)
+    assert full.get(keys(1, "displaces another")[0], 6.0, RANDOM) == [peer(2)]
+    crowded = ProviderRecords()
+    crowded._providers = Providers(limit=1)
+    crowded.add(peer(1), keys(1), 0.0)
+    assert crowded.names_nobody(unknown, 1.0)
+    crowded.add(peer(2), keys(1), 5.0)
+    for records in (of_provider, full, crowded):
+        assert not records.names_nobody(unknown, 6.0)
+        assert records.names_nobody(unknown, 5.0 + EXPIRATION_INTERVAL)

@@ -275,6 +275,28 @@ async def test_who_is_told_of_commits_only_knows_of_them(three: Nodes, monkeypat
     assert not answer.unprovided
 
 
+async def test_a_suspect_may_have_it(three: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinating, "ALL_TOLD", 0.0)
+    closest = three.nodes[0].router._knowledge
+    closest.records.add(three.nodes[1].router._own, [KEY], trio.current_time())
+    closest.records.suspect(three.nodes[1].router._knowledge.own_id)
+    answer, _ = await three.join(2)
+    assert isinstance(answer, Lead)
+    assert not answer.unprovided
+
+
+async def test_who_connects_anew_is_still_to_tell_what_it_has(
+    three: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    router = three.nodes[0].router
+    link = router._links.get(three.nodes[1].router._knowledge.own_id)
+    assert link is not None
+    monkeypatch.setattr(router, "_links", [link])  # they may have dialled each other at once
+    three.of(0).coordinating._joined_at = -math.inf
+    router._identified(link)
+    assert three.of(0).coordinating._joined_at > -math.inf
+
+
 async def test_spegels_nodes_tell_the_coordinators_nothing_in_time(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

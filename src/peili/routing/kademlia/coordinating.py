@@ -72,8 +72,8 @@ class Coordinating:
                 self._note_committed(ask.key, now)
                 place = self._candidates.place(ask.key, now)
                 answer = self._coordinator.join(peer, ask, now, deputy=place.deputy)
-                if isinstance(answer, Lead) and place.near and self._knows_all(now):
-                    return replace(answer, unprovided=not self._coordinator.is_committed(ask.key))
+                if isinstance(answer, Lead) and place.near:
+                    return replace(answer, unprovided=self._has_nobody(ask.key, now))
                 return answer
             case Renew():
                 if ask.source and not self._coordinator.knows(ask.key, ask.source):
@@ -82,9 +82,11 @@ class Coordinating:
             case Leave():
                 return self._coordinator.leave(peer, ask, now)
 
-    def _knows_all(self, now: float) -> bool:
-        """Whether whoever has something has told us, where we are among the closest. Not so of Spegel's nodes."""
-        return not self._knowledge.settings.believe_records and now - self._joined_at >= ALL_TOLD
+    def _has_nobody(self, key: bytes, now: float) -> bool:
+        """Whether nobody has all of it, and we would know: whoever has it has told us. Not so of Spegel's nodes."""
+        if self._knowledge.settings.believe_records or now - self._joined_at < ALL_TOLD:
+            return False
+        return not self._coordinator.is_committed(key) and self._knowledge.records.names_nobody(key, now)
 
     def _note_committed(self, key: bytes, now: float) -> None:
         if committed := self._committed(key, now):

@@ -250,6 +250,8 @@ class KademliaRouter:
         others = [other for other in self._links if other.id == link.id and other is not link and other.identify]
         if link.speaks(self._settings.own_protocol) and not others:
             self._knowledge.records.goodbye(link.id)
+            if self.coordination is not None:
+                self.coordination.coordinating.joined()
 
     async def _greet(self, link: Link) -> None:
         """Who answers one question is a peer, and is told what concerns it."""
