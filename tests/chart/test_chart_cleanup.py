@@ -246,7 +246,7 @@ def test_a_node_where_our_own_peili_still_ends_is_not_done(api: Api) -> None:
         pod("c", homeless=OURS),
         pod("d", homeless="0/3 nodes are available: 1 Insufficient memory"),
     ]
-    done = api.wait(6)
+    done = api.wait(20)  # a busy machine needs some of them until the second look
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     assert lines[:2] == ["1 of 4 nodes", "1 of 4 nodes, 1 held by another release's Peili"]

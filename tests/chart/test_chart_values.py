@@ -114,7 +114,7 @@ RIGHT: list[Values] = [
     {
         "resources": {
             "requests": {"cpu": 1, "memory": "128Mi", "ephemeral-storage": "1Gi", "hugepages-2Mi": "64Mi"},
-            "limits": {"cpu": "0.5", "memory": "1Gi"},
+            "limits": {"cpu": 0.5, "memory": "1Gi"},
             "claims": [{"name": "link", "request": "fast"}],
         }
     },

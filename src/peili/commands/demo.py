@@ -42,20 +42,20 @@ async def _play(story: Story, keep: bool) -> bool:
     """
     import trio
 
-    finished = False
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]  # nohup
     with trio.open_signal_receiver(signal.SIGTERM, *hangup) as signals:
         async with trio.open_nursery() as nursery:
+            playing = trio.CancelScope()
 
             async def watch() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
+                async for _ in signals:  # also a second one, while the nodes are stopped
+                    playing.cancel()
 
             nursery.start_soon(watch)
-            await story.run(keep=keep)
-            finished = True
+            with playing:
+                await story.run(keep=keep)
             nursery.cancel_scope.cancel()
-    return finished
+    return not playing.cancelled_caught
 
 
 def _fail(group: BaseExceptionGroup[Exception], logs: str) -> None:

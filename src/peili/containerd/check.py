@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,23 +91,25 @@ async def _containerd(
 ) -> tuple[PlaceFact, str | None, Path | None, tuple[str, ...] | None]:
     """Whether containerd answers, its version, where its content lies, and its namespaces."""
     where = str(settings.socket)
-    with Client(settings.socket, settings.namespace) as client, trio.move_on_after(CALL_SECONDS):
+    version: str | None = None
+    root: str | None = None
+    namespaces: tuple[str, ...] | None = None
+    with Client(settings.socket, settings.namespace) as client:
         try:
-            version = (await client.version()).version
+            with trio.move_on_after(CALL_SECONDS):
+                version = (await client.version()).version
         except ContainerdError as error:
             state = State.DENIED if error.failure is Failure.PERMISSION else State.OTHER
             return PlaceFact(where, state, str(error)), None, None, None
-        try:
+        if version is None:
+            late = f"{where} does not answer within {CALL_SECONDS:g} s"
+            return PlaceFact(where, State.OTHER, late), None, None, None
+        with suppress(ContainerdError), trio.move_on_after(CALL_SECONDS):
             plugins = await client.plugins(["type==io.containerd.content.v1"])
-        except ContainerdError:
-            plugins = []
-        try:
+            root = next((plugin.exports["root"] for plugin in plugins if plugin.exports.get("root")), None)
+        with suppress(ContainerdError), trio.move_on_after(CALL_SECONDS):
             namespaces = tuple(await client.namespaces())
-        except ContainerdError:
-            namespaces = None
-        root = next((plugin.exports["root"] for plugin in plugins if plugin.exports.get("root")), None)
         return PlaceFact(where, State.GOOD), version, Path(root) if root else None, namespaces
-    return PlaceFact(where, State.OTHER, f"{where} does not answer within {CALL_SECONDS:g} s"), None, None, None
 
 
 def content_fact(path: Path | None) -> PlaceFact:

@@ -165,6 +165,8 @@ def _judge_lead(
         patience = max(patience, PATIENCE)
     if elapsed < patience:
         return Listen(patience)
-    # Who has it is known to the closest ones, all of which have spoken.
-    unprovided = lead.unprovided and len(replies) >= count and None not in replies.values()
+    # Who has it is known to the closest ones, all of which have spoken; who says Wait leaves it to the other.
+    heard = replies.values()
+    unprovided = lead.unprovided and len(replies) >= count and None not in heard
+    unprovided = unprovided and all(each.unprovided for each in heard if isinstance(each, Lead))
     return Counts(replace(lead, unprovided=unprovided))

@@ -33,8 +33,8 @@ from peili.routing.protocol import Provider
 
 # Providers that may follow each other within one body; a cluster in which so many die in a row has other worries.
 MAXIMUM_RESUMES = 8
-# Seconds that a lookup may take longer than the coordinators, who are closest to the key and keep its records: only
-# nodes that do not answer make it take much longer, and they have nothing to give.
+# Seconds that a search is waited for after the coordinators said Lead, and twice that since it began: they are
+# closest to the key and keep its records. Only nodes that do not answer make it much longer, and they give nothing.
 LEAD_PATIENCE = 0.01
 NO_PROVIDER = "no_provider"
 BEYOND_END = "beyond_end"  # why nothing is sent though peers have it: the range begins beyond its end
@@ -156,7 +156,7 @@ class Mirror:
             return
         # Perhaps somebody has it whom the coordinators do not know.
         patience = LEAD_PATIENCE if trace.leading else inf
-        if not trace.unprovided and await search.found_anybody(patience):
+        if search.found or (not trace.unprovided and await search.found_anybody(patience)):
             await self._answer_committed(exchange, key, target, wanted_range, trace)
         else:
             trace.reason = trace.reason or NO_PROVIDER

@@ -30,6 +30,7 @@ class Search:
         self._nursery = nursery
         self._goes_on = False
         self._wanted = trio.Event()
+        self._began_at = inf
         self._first = trio.Event()
         if known:
             self._first.set()
@@ -37,9 +38,13 @@ class Search:
             nursery.start_soon(self._find_first)
 
     async def found_anybody(self, patience: float = inf) -> bool:
-        """Wait until that is known, for so many seconds, and no longer than the lookup's limit."""
+        """Wait until that is known, for so many seconds, and twice that since the search began.
+
+        No longer than the lookup's limit.
+        """
         self._wanted.set()
-        with trio.move_on_after(patience):
+        now = trio.current_time()
+        with trio.move_on_at(max(now + patience, min(now, self._began_at) + 2 * patience)):
             await self._first.wait()
         return bool(self.found)
 
@@ -53,6 +58,7 @@ class Search:
         try:
             with trio.move_on_after(HEAD_START):
                 await self._wanted.wait()
+            self._began_at = trio.current_time()
             with trio.move_on_after(self._lookup.limits.resolve_timeout):
                 await self._lookup.name_first(self._key, self._note)
         finally:

@@ -22,7 +22,7 @@ def blob_path(root: Path, digest: Digest) -> Path:
 
 
 def blob_name(root: Path, digest: Digest) -> str:
-    """The same as a text, for walks: to make a Path takes longer than to ask the file system."""
+    """The same as a text, for walks and requests: to make a Path takes longer than to ask the file system."""
     return f"{root}/blobs/{digest.algorithm}/{digest.hex}"
 
 

@@ -102,7 +102,8 @@ UNPROVIDED = Lead(3000, unprovided=True)
     ("replies", "unprovided"),
     [
         ({0: UNPROVIDED, 1: WAIT}, True),
-        ({0: UNPROVIDED, 1: LEAD}, True),
+        ({0: UNPROVIDED, 1: UNPROVIDED}, True),
+        ({0: UNPROVIDED, 1: LEAD}, False),
         ({0: LEAD, 1: UNPROVIDED}, False),
         ({0: UNPROVIDED}, False),
         ({0: UNPROVIDED, 1: None}, False),

@@ -146,6 +146,17 @@ async def test_nobody_else_is_asked_where_the_coordinators_know_that_nobody_has_
     assert await story.play() == ["coordinators", "upstream"]
 
 
+@pytest.mark.parametrize(
+    ("small", "asked"), [(True, ["holder", "coordinators", "anybody"]), (False, ["coordinators", "anybody"])]
+)
+async def test_who_is_known_to_have_it_is_asked_though_the_coordinators_know_of_nobody(
+    small: bool, asked: list[str]
+) -> None:
+    story = Story(small=small, known=True, committed_answers=False)
+    story.unprovided = True
+    assert await story.play() == [*asked, "upstream"]
+
+
 async def test_what_the_coordinators_say_of_a_layer_reaches_the_mirror() -> None:
     choice = SimpleNamespace(
         next_step=lambda now: GoUpstream(leading=True, reason="lead", unprovided=True), source=None
@@ -228,6 +239,19 @@ async def test_a_search_gives_the_coordinators_a_head_start_unless_it_is_wanted(
         started = trio.current_time()
         assert await Search(cast(Lookup, SlowLookup(0.0)), Key("k"), nursery).found_anybody()
         assert trio.current_time() == started
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("before", "waited"), [(0.0, 0.02), (0.05, 0.01)], ids=["wanted at once", "begun before"])
+async def test_a_search_that_just_began_has_more_time(
+    autojump_clock: MockClock, before: float, waited: float
+) -> None:
+    async with trio.open_nursery() as nursery:
+        search = Search(cast(Lookup, SlowLookup(0.5)), Key("k"), nursery)
+        await trio.sleep(before)
+        started = trio.current_time()
+        assert not await search.found_anybody(0.01)
+        assert trio.current_time() - started == pytest.approx(waited)
         nursery.cancel_scope.cancel()
 
 

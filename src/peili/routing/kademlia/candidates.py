@@ -58,7 +58,7 @@ class Candidates:
         return found
 
     def place(self, key: bytes, now: float) -> Place:
-        """How close to the key we are. Who is wrong about it makes a node wait a little, or ask others in vain."""
+        """How close to the key we are. Who is wrong makes a node wait, search or go upstream for nothing."""
         until, place = self._places.get(key, (0.0, None))
         if place is None or now >= until:
             target, own_id = position(kad_key(key)), self._knowledge.own_id

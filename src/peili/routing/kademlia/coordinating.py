@@ -14,16 +14,18 @@ from peili.follow.coordinator import Coordinator
 from peili.follow.message import Answer, Ask, Join, Lead, Leave, Peer, Renew
 from peili.follow.wire import InvalidFollowMessage
 from peili.kademlia.contact import Contact
+from peili.kademlia.records import MAX_RECORDS_OF_PROVIDER
 from peili.libp2p.host import Stream, StreamError
 from peili.libp2p.multiaddr import InvalidMultiaddr, Multiaddr
+from peili.routing.kademlia.announce import KEYS_A_SECOND, LONGEST_WAIT
 from peili.routing.kademlia.candidates import Candidates
 from peili.routing.kademlia.exchange import answer_requests
 from peili.routing.kademlia.knowledge import Knowledge
 from peili.routing.kademlia.links import Link, Links
 
-# Seconds since a peer joined until all that is there is told to whom it concerns: announce.LONGEST_WAIT, and the
-# time that a peer takes to tell another tens of thousands of keys.
-ALL_TOLD: Final = 10.0
+# Seconds since a peer joined until all that is there is told to whom it concerns: the wait before, the time for as
+# many keys as are taken of one peer, and some for busy machines.
+ALL_TOLD: Final = LONGEST_WAIT + MAX_RECORDS_OF_PROVIDER / KEYS_A_SECOND + 4.0
 
 
 class Coordinating:
