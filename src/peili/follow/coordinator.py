@@ -37,6 +37,9 @@ _LONGEST_BURDEN_WAIT: Final = 0.015
 _HERD: Final = 1.0  # seconds since somebody else's join, of whatever digest: then others may be about to want this
 _LONGEST_WAIT: Final = 0.25
 _CATCH_UP: Final = 1.5  # seconds: a lead that holds less is waited for that long
+# Bytes a second that a lead is taken to get as soon as other downloads of its node, which outrun it, have ended:
+# what it got beside them says nothing of that. So it is waited for by who holds up to 15 MB more.
+_OUTRUN_RATE: Final = 10e6
 _BETWEEN_MOVES: Final = 1.2  # seconds: two reports, and a backlog that shows
 _MAX_MOVES: Final = 4  # of one node and digest for the sake of speed
 _LET_GO_SHARE: Final = 0.25  # of the front's rate: whose path is slower for _LET_GO_AFTER may go upstream
@@ -351,4 +354,5 @@ def _catch_up(swarm: Swarm, lead: Entry, offset: int, now: float) -> float:
     missing = offset - swarm.estimate(lead, now)
     if missing < 0:
         return 0.0
-    return (missing + 1) / lead.rate if lead.rate else _LONGEST_WAIT
+    rate = max(lead.rate, _OUTRUN_RATE) if lead.rate and lead.queued else lead.rate
+    return (missing + 1) / rate if rate else _LONGEST_WAIT

@@ -143,6 +143,25 @@ def test_a_lead_that_is_outrun_by_others_of_its_node_is_waited_for_longer(outrun
     assert patience <= now - 0.5 <= patience + 0.5
 
 
+@pytest.mark.parametrize(
+    ("outrun", "ahead", "waits"), [(True, 2 * MB, True), (False, 2 * MB, False), (True, 20 * MB, False)]
+)
+def test_who_got_a_little_more_than_an_outrun_lead_has_told_waits_for_it(
+    outrun: bool, ahead: int, waits: bool
+) -> None:
+    """B was told to move just when bytes came, was refused by C, which holds no more, and has left its source."""
+    table = Coordinator(SETTINGS)
+    for each in (A, B, C):
+        table.join(each, join(), 0.0)
+    for tick in range(1, 9):
+        now = tick * 0.5
+        table.renew(A, replace(renew(MB if tick > 4 else 0), queued=outrun), now)
+        table.renew(B, renew(MB if tick > 4 else 0, A), now)
+        table.renew(C, renew(MB if tick > 4 else 0, A), now)
+    answer = table.join(B, replace(resume(ahead), busy=(C.id,)), 4.2)
+    assert isinstance(answer, Wait if waits else Lead)
+
+
 def test_a_lead_that_has_begun_queues_no_longer() -> None:
     table = Coordinator(SETTINGS)
     table.join(A, join(), 0.0)
