@@ -36,10 +36,13 @@ def run_daemon(settings: RunSettings) -> None:
     configure_logging(settings.log_level)
     _raise_descriptor_limit()
     _give_large_blocks_back()
+    failed: BaseExceptionGroup[StartFailed] | None = None
     try:
         trio.run(_run, settings)
     except* StartFailed as group:
-        _fail(group)
+        failed = group
+    if failed is not None:  # not above: until 3.11.3 Python wraps what leaves such a block, SystemExit too, in a group
+        _fail(failed)
 
 
 async def _run(settings: RunSettings) -> None:

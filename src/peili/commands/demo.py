@@ -26,13 +26,16 @@ def demo(keep: bool) -> None:
 
     with tempfile.TemporaryDirectory(prefix="peili-demo-") as directory:
         story = Story(click.echo, Path(directory))
+        failed: BaseExceptionGroup[Exception] | None = None
         try:
             if not trio.run(_play, story, keep):
                 click.echo("stopped")
         except* (PullFailed, NodeFailed, OSError) as group:
-            _fail(group, story.logs())
+            failed = group
         except* KeyboardInterrupt:
             click.echo("stopped")
+        if failed is not None:  # not above: see run_daemon
+            _fail(failed, story.logs())
 
 
 async def _play(story: Story, keep: bool) -> bool:

@@ -188,9 +188,11 @@ async def test_a_file_that_drips_is_stalled(file: Growing, mock_clock: MockClock
             assert caught.value.moved == 5
 
         nursery.start_soon(send)
+        await wait_all_tasks_blocked()
         for count in range(1, 6):
-            await wait_all_tasks_blocked()
             file.grow_to(count)
+            # Where a file system tells nothing of its page cache (tmpfs), a thread reads the byte first.
+            assert await read_exactly(line.client, 1) == DATA[count - 1 : count]
             await wait_all_tasks_blocked()
             mock_clock.jump(2)
 
@@ -332,6 +334,7 @@ async def test_it_waits_for_growth_and_never_asks_in_a_loop(file: Growing, mock_
         nursery.start_soon(send)
         await wait_all_tasks_blocked()
         file.grow_to(1000)
+        assert await read_exactly(line.client, 1000) == DATA[:1000]
         await wait_all_tasks_blocked()
         assert file.waits == [(0, 10), (1000, 10)]
         assert file.asked <= 4
