@@ -41,7 +41,7 @@ def run_daemon(settings: RunSettings) -> None:
         trio.run(_run, settings)
     except* StartFailed as group:
         failed = group
-    if failed is not None:  # not above: until 3.11.3 Python wraps what leaves such a block, SystemExit too, in a group
+    if failed is not None:  # not above: Python 3.11.2 wraps what leaves such a block in a group, SystemExit too
         _fail(failed)
 
 
