@@ -37,6 +37,7 @@ PROGRAMS = {
     "mmdebstrap": "mmdebstrap",
     "runc": "runc",
     "setpriv": "util-linux",
+    "sysctl": "procps",
     "zstd": "zstd",
 }
 ROOT_FILE_SYSTEM = CACHE / "rootfs.tar"
