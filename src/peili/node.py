@@ -340,7 +340,7 @@ class Node:
         self.metrics.observe(
             router=self._router.statistics,
             store=self._store.statistics,
-            provided=lambda: self._provided.by_kind(self._store.statistics().keys),
+            provided=self._provided.by_kind,
             server=self._registry.statistics,
             ready=lambda: self.readiness().ready,
             tasks=lambda: trio.lowlevel.current_statistics().tasks_living,

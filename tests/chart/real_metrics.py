@@ -89,7 +89,7 @@ def observe(metrics: Metrics) -> None:
         store=lambda: StoreStatistics(
             "containerd", "1.6", synchronised=True, answering=True, problem="", keys=dict.fromkeys(Kind, 1), bytes=9
         ),
-        provided=lambda: dict.fromkeys(Kind, 1),
+        provided=lambda held: dict.fromkeys(Kind, 1),
         server=lambda: ServerStatistics(
             connections=1,
             clients=1,

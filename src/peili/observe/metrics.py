@@ -189,12 +189,15 @@ class Metrics:
         *,
         router: Callable[[], RouterStatistics],
         store: Callable[[], StoreStatistics],
-        provided: Callable[[], Mapping[Kind, int]],
+        provided: Callable[[Mapping[Kind, int]], Mapping[Kind, int]],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
         tasks: Callable[[], int],
     ) -> None:
-        """Read these snapshots whenever the metrics are asked for. `provided`: keys that the router was told of."""
+        """Read these snapshots whenever the metrics are asked for.
+
+        `provided`: of the keys that the store holds, by kind, those that the router was told of.
+        """
         self._registry.register(_Snapshots(router, store, provided, server, ready, tasks))
 
     def request(self, record: RequestRecord) -> None:
@@ -274,7 +277,7 @@ class _Snapshots(Collector):
         self,
         router: Callable[[], RouterStatistics],
         store: Callable[[], StoreStatistics],
-        provided: Callable[[], Mapping[Kind, int]],
+        provided: Callable[[Mapping[Kind, int]], Mapping[Kind, int]],
         server: Callable[[], ServerStatistics],
         ready: Callable[[], bool],
         tasks: Callable[[], int],
@@ -290,7 +293,11 @@ class _Snapshots(Collector):
         connected = sum(peer.connected for peer in router.peers)
         for name, text, keys in (
             ("peili_store_keys", "Keys that this node holds, by kind.", store.keys),
-            ("peili_provided_keys", "Keys that this node provides to its peers, by kind.", self._provided()),
+            (
+                "peili_provided_keys",
+                "Keys that this node provides to its peers, by kind.",
+                self._provided(store.keys),
+            ),
         ):
             family = GaugeMetricFamily(name, text, labels=["kind"])
             for kind, count in keys.items():

@@ -73,6 +73,12 @@ class Story:
         """Nobody is found."""
         self.asked.append("search")
 
+    def ask_tree(self, **answers: object) -> None:
+        """The mirror's own way to the tree, whose follower has these answers."""
+        stub = cast(Any, self.mirror)
+        stub._answer_from_tree = partial(Mirror._answer_from_tree, self.mirror)
+        stub._follower.__dict__.update(answers)
+
     async def play(self, target: ContentTarget = BLOB) -> list[str]:
         await self.mirror.answer(cast(Any, self.exchange), Key(str(DIGEST)), target, None)
         return self.asked
@@ -115,8 +121,7 @@ async def test_what_the_tree_gives_after_the_known_holder_failed_is_a_hit_for_th
 
     stub = cast(Any, story.mirror)
     stub._answer_committed = failed
-    stub._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
-    stub._follower.answer_small = found
+    story.ask_tree(answer_small=found)
     story.exchange.respond = respond
     trace = await story.mirror.answer(cast(Any, story.exchange), Key(str(DIGEST)), BLOB, None)
     assert (trace.reason, trace.providers, released) == ("", ["10.0.0.1:5000"], [True])
@@ -173,9 +178,7 @@ async def test_what_the_coordinators_say_of_a_layer_reaches_the_mirror() -> None
         return cast(Ending, stub._ending)
 
     story = Story(small=False, known=False, committed_answers=False)
-    mirror = cast(Any, story.mirror)
-    mirror._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
-    mirror._follower.answer_large = answer_large
+    story.ask_tree(answer_large=answer_large)
     assert await story.play() == ["upstream"]
 
 
@@ -184,9 +187,7 @@ async def test_what_the_coordinators_say_of_a_manifest_reaches_the_mirror() -> N
         return Lead(3000, unprovided=True)
 
     story = Story(small=True, known=False, committed_answers=False)
-    mirror = cast(Any, story.mirror)
-    mirror._answer_from_tree = partial(Mirror._answer_from_tree, story.mirror)
-    mirror._follower.answer_small = answer_small
+    story.ask_tree(answer_small=answer_small)
     assert await story.play() == ["upstream"]
 
 
